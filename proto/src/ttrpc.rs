@@ -1,0 +1,3 @@
+//! The frames of ttrpc, and the messages in them.
+
+pub use crate::wire::ttrpc::{KeyValue, Request, Response};
