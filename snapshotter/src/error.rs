@@ -1,0 +1,100 @@
+//! Why a snapshot could not be made, changed or read.
+
+use std::io;
+use std::path::PathBuf;
+
+use model::error::{Classify, Kind, io_kind};
+
+/// Why a call to a [`crate::Snapshotter`] failed. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// No snapshot of that key or name.
+    #[error("snapshot {key}")]
+    NotFound {
+        /// The key or name.
+        key: String,
+    },
+    /// A snapshot of that key or name exists.
+    #[error("snapshot {key}")]
+    AlreadyExists {
+        /// The key or name.
+        key: String,
+    },
+    /// The parent does not exist.
+    #[error("missing parent {parent:?}")]
+    ParentMissing {
+        /// The name.
+        parent: String,
+    },
+    /// The parent is a view or still active.
+    #[error("parent {parent:?} is not committed")]
+    ParentNotCommitted {
+        /// The name.
+        parent: String,
+    },
+    /// The snapshot is not one that can be mounted or committed.
+    #[error("snapshot {key} is not active")]
+    NotActive {
+        /// The key or name.
+        key: String,
+    },
+    /// Other snapshots or views stand on this one.
+    #[error("cannot remove snapshot {key} with child")]
+    HasChildren {
+        /// The key or name.
+        key: String,
+    },
+    /// A parent was given at the commit of a snapshot that has one, or to a driver that cannot do this.
+    #[error("snapshot {key} cannot get the parent {parent:?} at its commit: {why}")]
+    CannotRebase {
+        /// The key.
+        key: String,
+        /// The parent asked for.
+        parent: String,
+        /// What is in the way.
+        why: &'static str,
+    },
+    /// A key or name that nothing can have.
+    #[error("invalid snapshot key {key:?}: {why}")]
+    InvalidKey {
+        /// The first bytes of the key.
+        key: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A label asks for something that the driver does not do.
+    #[error("label {label} is not supported by the {driver} snapshotter")]
+    UnsupportedLabel {
+        /// The label's key.
+        label: String,
+        /// The driver.
+        driver: String,
+    },
+    /// A file operation failed.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// What was being done, as a verb.
+        doing: &'static str,
+        /// To which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Classify for SnapshotError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NotFound { .. } | Self::ParentMissing { .. } => Kind::NotFound,
+            Self::AlreadyExists { .. } => Kind::AlreadyExists,
+            Self::ParentNotCommitted { .. } | Self::InvalidKey { .. } => Kind::InvalidArgument,
+            Self::NotActive { .. } | Self::HasChildren { .. } | Self::CannotRebase { .. } => Kind::FailedPrecondition,
+            Self::UnsupportedLabel { .. } => Kind::Unimplemented,
+            Self::Io { source, .. } => match io_kind(source) {
+                // A missing or a present file of ours is not a missing or a present snapshot.
+                Kind::NotFound | Kind::AlreadyExists | Kind::InvalidArgument => Kind::Internal,
+                kind => kind,
+            },
+        }
+    }
+}
