@@ -14,6 +14,8 @@ mod wire {
 }
 
 pub mod any;
+pub mod convert;
+pub mod status;
 pub mod ttrpc;
 
 pub use prost;
