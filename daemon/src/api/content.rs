@@ -1,0 +1,1 @@
+//! The content service: blobs and the ingests that become blobs.

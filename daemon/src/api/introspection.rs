@@ -1,0 +1,1 @@
+//! The introspection service: what this server is made of.

@@ -1,0 +1,1 @@
+//! The snapshots service: root filesystems by layers.

@@ -1,0 +1,1 @@
+//! Garbage collection: what is reachable stays, the rest is swept.

@@ -1,0 +1,15 @@
+//! gantryd: the supervisor that serves containerd's API.
+//!
+//! [`app`] wires the parts together and runs them; [`config`] says with which values. A request enters through [`api`],
+//! which decodes it, calls one of the parts ([`meta`], [`tasks`], [`events`], [`gc`]) and encodes the answer. Nothing here
+//! mounts, forks without executing, or knows how the store keeps its tables.
+
+pub mod api;
+pub mod app;
+pub mod blocking;
+pub mod config;
+pub mod events;
+pub mod gc;
+pub mod meta;
+pub mod tasks;
+pub mod ttrpc;
