@@ -7,6 +7,7 @@ pub mod digest;
 pub mod error;
 pub mod filter;
 pub mod id;
+pub mod journal;
 pub mod labels;
 pub mod mount;
 pub mod platform;
