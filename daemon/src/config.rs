@@ -1,1 +1,0 @@
-//! What the daemon is told: flags, and containerd's configuration file in versions 2 and 3.

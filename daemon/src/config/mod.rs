@@ -1,0 +1,331 @@
+//! What the daemon is told to be: containerd's configuration file in versions 2 and 3, and the flags that override it.
+//!
+//! [`file`] reads and merges files, [`schema`] knows every key and says which are honoured; here is what comes out: one value
+//! with types, never changed after the start. A key that is not honoured is named in a warning, a wrong value is an error that
+//! names file, key and reason.
+
+pub mod file;
+pub mod schema;
+mod show;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use file::{ConfigError, Document, Warning};
+
+/// The longest path of a socket that every client can dial, in bytes.
+pub const MAX_SOCKET_PATH_BYTES: usize = 104;
+
+/// The largest message in either direction unless configured, in bytes; Go clients have the same bound.
+pub const DEFAULT_MESSAGE_BYTES: usize = 16 << 20;
+
+/// The configuration in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Where everything durable is.
+    pub root: PathBuf,
+    /// Where everything is that dies with the machine: bundles, sockets.
+    pub state: PathBuf,
+    /// The gRPC socket.
+    pub grpc: Grpc,
+    /// The socket that shims call.
+    pub ttrpc: Socket,
+    /// The log.
+    pub log: Log,
+    /// What the kernel adds to the daemon's badness when memory is short; 0 leaves it alone.
+    pub oom_score: i32,
+    /// Plugins that must not run, by `type.id`.
+    pub disabled_plugins: BTreeSet<String>,
+    /// Plugins without which the daemon must not start, by `type.id`.
+    pub required_plugins: BTreeSet<String>,
+    /// Named deadlines.
+    pub timeouts: BTreeMap<String, Duration>,
+    /// The engine of the metadata store.
+    pub engine: Engine,
+    /// Which shim binary a runtime name means, where it is not the usual one.
+    pub runtimes: BTreeMap<String, PathBuf>,
+    /// Garbage collection.
+    pub gc: Gc,
+    /// The snapshotter `overlayfs`.
+    pub overlay: Overlay,
+    /// How shims are started.
+    pub shims: Shims,
+    /// Where clients install optional software.
+    pub opt_path: PathBuf,
+    /// Everything that was in the files, for showing.
+    pub document: Document,
+}
+
+/// A unix socket and who owns it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Socket {
+    /// Its path.
+    pub address: PathBuf,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+}
+
+/// The gRPC socket and its bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grpc {
+    /// Where it is.
+    pub socket: Socket,
+    /// The largest message that is read, in bytes.
+    pub max_receive_bytes: usize,
+    /// The largest message that is sent, in bytes.
+    pub max_send_bytes: usize,
+}
+
+/// How the daemon logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// The least important level that is written.
+    pub level: Level,
+    /// The form of a line.
+    pub format: Format,
+}
+
+/// A log level by containerd's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Everything.
+    Trace,
+    /// Steps.
+    Debug,
+    /// Changes of state.
+    Info,
+    /// Odd but handled.
+    Warn,
+    /// A person must act. `fatal` and `panic` mean this too.
+    Error,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// The engine of the metadata store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// sled.
+    Sled,
+    /// redb.
+    Redb,
+}
+
+/// When garbage is collected; containerd's scheduler keys.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gc {
+    /// The part of the time that collection may take.
+    pub pause_threshold: f64,
+    /// Deletions that start a collection at once; 0 for none.
+    pub deletion_threshold: u64,
+    /// Changes after which the next tick collects.
+    pub mutation_threshold: u64,
+    /// How long after its cause a collection starts.
+    pub schedule_delay: Duration,
+    /// How long after the start the first collection is.
+    pub startup_delay: Duration,
+}
+
+/// The snapshotter `overlayfs`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Overlay {
+    /// Its folder, where it is not below the daemon's root.
+    pub root_path: Option<PathBuf>,
+}
+
+/// How shims are started.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Shims {
+    /// More environment, as `KEY=value`.
+    pub env: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let grpc = PathBuf::from("/run/gantry/gantry.sock");
+        Self {
+            root: "/var/lib/gantry".into(),
+            state: "/run/gantry".into(),
+            ttrpc: Socket { address: ttrpc_beside(&grpc), uid: 0, gid: 0 },
+            grpc: Grpc {
+                socket: Socket { address: grpc, uid: 0, gid: 0 },
+                max_receive_bytes: DEFAULT_MESSAGE_BYTES,
+                max_send_bytes: DEFAULT_MESSAGE_BYTES,
+            },
+            log: Log { level: Level::Info, format: Format::Text },
+            oom_score: 0,
+            disabled_plugins: BTreeSet::new(),
+            required_plugins: BTreeSet::new(),
+            timeouts: default_timeouts(),
+            engine: Engine::Sled,
+            runtimes: BTreeMap::new(),
+            gc: Gc {
+                pause_threshold: 0.02,
+                deletion_threshold: 0,
+                mutation_threshold: 100,
+                schedule_delay: Duration::ZERO,
+                startup_delay: Duration::from_millis(100),
+            },
+            overlay: Overlay::default(),
+            shims: Shims::default(),
+            opt_path: "/opt/containerd".into(),
+            document: Document::default(),
+        }
+    }
+}
+
+/// The names of the deadlines, and containerd's values.
+fn default_timeouts() -> BTreeMap<String, Duration> {
+    [
+        ("io.containerd.timeout.bolt.open", 0),
+        ("io.containerd.timeout.metrics.shimstats", 2),
+        ("io.containerd.timeout.shim.cleanup", 5),
+        ("io.containerd.timeout.shim.load", 5),
+        ("io.containerd.timeout.shim.shutdown", 3),
+        ("io.containerd.timeout.task.state", 2),
+    ]
+    .map(|(name, seconds)| (name.to_owned(), Duration::from_secs(seconds)))
+    .into()
+}
+
+/// The path of the ttrpc socket that goes with a gRPC socket.
+fn ttrpc_beside(grpc: &Path) -> PathBuf {
+    let mut path = grpc.as_os_str().to_owned();
+    path.push(".ttrpc");
+    path.into()
+}
+
+/// What flags say; it counts more than the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// The gRPC socket.
+    pub address: Option<PathBuf>,
+    /// Where everything durable is.
+    pub root: Option<PathBuf>,
+    /// Where the state of this boot is.
+    pub state: Option<PathBuf>,
+    /// The log level.
+    pub level: Option<Level>,
+}
+
+impl Config {
+    /// The configuration that a document and flags make. What neither says has its default; the ttrpc socket is beside the
+    /// gRPC socket unless it has a place of its own.
+    ///
+    /// # Errors
+    /// The parts do not go together: no absolute path, a socket path too long for clients.
+    pub fn build(document: Document, flags: &Overrides) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        document.fill(&mut config);
+        if let Some(address) = &flags.address {
+            config.grpc.socket.address = address.clone();
+        }
+        if let Some(root) = &flags.root {
+            config.root = root.clone();
+        }
+        if let Some(state) = &flags.state {
+            config.state = state.clone();
+        }
+        if let Some(level) = flags.level {
+            config.log.level = level;
+        }
+        if document.text(&["ttrpc", "address"]).is_none() {
+            let owner = &config.grpc.socket;
+            config.ttrpc = Socket { address: ttrpc_beside(&owner.address), uid: owner.uid, gid: owner.gid };
+        }
+        config.document = document;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let paths = [
+            ("root", &self.root),
+            ("state", &self.state),
+            ("grpc.address", &self.grpc.socket.address),
+            ("ttrpc.address", &self.ttrpc.address),
+        ];
+        for (key, path) in paths {
+            if !path.is_absolute() {
+                let reason = format!("{} is not an absolute path", path.display());
+                return Err(ConfigError::Combination { key, reason });
+            }
+        }
+        if self.root == self.state {
+            let reason = format!("root and state must not be the same folder ({})", self.root.display());
+            return Err(ConfigError::Combination { key: "root", reason });
+        }
+        for (key, path) in &paths[2..] {
+            let length = path.as_os_str().len();
+            if length > MAX_SOCKET_PATH_BYTES {
+                let path = path.display();
+                let reason = format!("path {path} has {length} bytes, a socket's at most {MAX_SOCKET_PATH_BYTES}");
+                return Err(ConfigError::Combination { key, reason });
+            }
+        }
+        if !(0.0..=0.5).contains(&self.gc.pause_threshold) {
+            let reason = format!("{} is not between 0 and 0.5", self.gc.pause_threshold);
+            return Err(ConfigError::Combination { key: "pause_threshold", reason });
+        }
+        Ok(())
+    }
+
+    /// Whether `type.id` is switched off.
+    pub fn is_disabled(&self, kind: &str, id: &str) -> bool {
+        self.disabled_plugins.contains(&format!("{kind}.{id}"))
+    }
+
+    /// A named deadline; zero stands for none.
+    pub fn timeout(&self, name: &str) -> Option<Duration> {
+        self.timeouts.get(name).copied().filter(|limit| !limit.is_zero())
+    }
+
+    /// The log filter: the level for our own code, and nothing below `info` of libraries unless everything is asked for.
+    pub fn log_filter(&self) -> &'static str {
+        match self.log.level {
+            Level::Trace => "trace",
+            Level::Debug => "info,daemon=debug,gantryd=debug,store=debug,snapshotter=debug,proto=debug",
+            Level::Info => "info",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        }
+    }
+}
+
+impl Level {
+    /// Reads a level by containerd's names.
+    pub fn parse(name: &str) -> Option<Self> {
+        Some(match name.to_ascii_lowercase().as_str() {
+            "trace" => Self::Trace,
+            "debug" => Self::Debug,
+            "info" => Self::Info,
+            "warn" | "warning" => Self::Warn,
+            "error" | "fatal" | "panic" => Self::Error,
+            _ => return None,
+        })
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
