@@ -1,9 +1,12 @@
 //! One container's cgroup, v1 and v2: statistics, members, kill, freeze, out-of-memory notices.
 //!
 //! A [`Cgroup`] is found from a pid while the container lives and stays valid after; nothing is cached but paths.
-//! It only reads, except [`kill`](Cgroup::kill) and [`freeze`](Cgroup::freeze); making and removing cgroups is the
-//! runtime's work.
+//! It only reads, except [`kill`](Cgroup::kill), [`freeze`](Cgroup::freeze) and [`remove`](Cgroup::remove). It never
+//! acts on a cgroup that holds the calling process: a runtime that made none would leave the container in ours.
 
+mod files;
+mod find;
+mod members;
 mod oom;
 pub mod v1;
 pub mod v2;
@@ -11,13 +14,17 @@ pub mod v2;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
+pub use find::probe;
 pub use oom::OomWatch;
 
 /// Where cgroups are mounted on every known system.
 pub const ROOT: &str = "/sys/fs/cgroup";
 
 /// How the host mounts its cgroups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Only v1 hierarchies.
     V1,
@@ -45,6 +52,24 @@ pub enum CgroupError {
         /// The folder or file looked for.
         path: PathBuf,
     },
+    /// It is the cgroup of the calling process, or the root: not one container's.
+    #[error("cgroup {} is not a container's own", path.display())]
+    NotOwn {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The controller needed is not mounted or not enabled.
+    #[error("cgroup has no {controller} controller")]
+    NoController {
+        /// Its name.
+        controller: &'static str,
+    },
+    /// Processes kept appearing, or did not die.
+    #[error("cgroup {} still has processes", path.display())]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The kernel refused.
     #[error("cgroup file {}", path.display())]
     Io {
@@ -55,40 +80,27 @@ pub enum CgroupError {
     },
 }
 
+impl model::error::Classify for CgroupError {
+    fn kind(&self) -> model::error::Kind {
+        use model::error::Kind;
+        match self {
+            Self::Gone { .. } => Kind::NotFound,
+            Self::NotOwn { .. } | Self::NoController { .. } => Kind::FailedPrecondition,
+            Self::Busy { .. } => Kind::Unavailable,
+            Self::Io { source, .. } => model::error::io_kind(source),
+        }
+    }
+}
+
 /// The folders of one container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
     mode: Mode,
-    /// v1: controller (or `name=systemd`) → folder; v2: the empty name → folder.
+    /// v1: controller (or `name=systemd`, `unified`) to folder; v2: the empty name to the one folder.
     folders: BTreeMap<String, PathBuf>,
 }
 
-/// How cgroups are mounted under `root`.
-pub fn probe(root: &Path) -> Mode {
-    let _ = root;
-    todo!()
-}
-
 impl Cgroup {
-    /// The cgroup that `pid` is in now.
-    ///
-    /// # Errors
-    ///
-    /// [`CgroupError::Gone`] when there is no such process.
-    pub fn of_pid(pid: i32) -> Result<Self, CgroupError> {
-        Self::of_pid_under(Path::new(ROOT), Path::new("/proc"), pid)
-    }
-
-    /// [`of_pid`](Self::of_pid) with other mount points.
-    ///
-    /// # Errors
-    ///
-    /// See [`of_pid`](Self::of_pid).
-    pub fn of_pid_under(root: &Path, proc: &Path, pid: i32) -> Result<Self, CgroupError> {
-        let _ = (root, proc, pid);
-        todo!()
-    }
-
     /// How the host mounts its cgroups.
     pub fn mode(&self) -> Mode {
         self.mode
@@ -106,44 +118,11 @@ impl Cgroup {
     ///
     /// [`CgroupError::Gone`] when the cgroup was removed.
     pub fn metrics(&self) -> Result<Metrics, CgroupError> {
-        todo!()
-    }
-
-    /// The pids of the container, those in sub-cgroups too, sorted.
-    ///
-    /// # Errors
-    ///
-    /// [`CgroupError::Gone`] when the cgroup was removed.
-    pub fn pids(&self) -> Result<Vec<i32>, CgroupError> {
-        todo!()
-    }
-
-    /// Kills every process in it (SIGKILL), frozen or not, those being forked too.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses; a removed cgroup is success.
-    pub fn kill(&self) -> Result<(), CgroupError> {
-        todo!()
-    }
-
-    /// Freezes or thaws. Returns once the kernel was asked, not when every process has stopped: see [`is_frozen`](Self::is_frozen).
-    ///
-    /// # Errors
-    ///
-    /// When there is no freezer or the kernel refuses.
-    pub fn freeze(&self, frozen: bool) -> Result<(), CgroupError> {
-        let _ = frozen;
-        todo!()
-    }
-
-    /// Whether all its processes are frozen.
-    ///
-    /// # Errors
-    ///
-    /// When there is no freezer or it cannot be read.
-    pub fn is_frozen(&self) -> Result<bool, CgroupError> {
-        todo!()
+        self.must_exist()?;
+        Ok(match self.mode {
+            Mode::V2 => Metrics::V2(Box::new(v2::read(self.members()?))),
+            Mode::V1 | Mode::Hybrid => Metrics::V1(Box::new(v1::read(self))),
+        })
     }
 
     /// A descriptor to poll that wakes on out-of-memory kills.
@@ -152,6 +131,30 @@ impl Cgroup {
     ///
     /// When there is no memory controller or the kernel refuses.
     pub fn watch_oom(&self) -> Result<OomWatch, CgroupError> {
-        todo!()
+        let folder = self.folder("memory").ok_or(CgroupError::NoController { controller: "memory" })?;
+        match self.mode {
+            Mode::V2 => OomWatch::v2(folder),
+            Mode::V1 | Mode::Hybrid => OomWatch::v1(folder),
+        }
+    }
+
+    /// Every distinct folder.
+    fn all(&self) -> impl Iterator<Item = &Path> {
+        self.folders.values().map(PathBuf::as_path)
+    }
+
+    /// The folder whose processes are the container's.
+    fn members(&self) -> Result<&Path, CgroupError> {
+        // Every runtime joins these; the order only matters when a hierarchy is missing.
+        const PREFERRED: [&str; 6] = ["freezer", "devices", "pids", "memory", "cpu", "name=systemd"];
+        PREFERRED
+            .iter()
+            .find_map(|controller| self.folder(controller))
+            .ok_or(CgroupError::NoController { controller: "freezer" })
+    }
+
+    fn must_exist(&self) -> Result<(), CgroupError> {
+        let path = self.members()?;
+        if path.is_dir() { Ok(()) } else { Err(CgroupError::Gone { path: path.to_owned() }) }
     }
 }
