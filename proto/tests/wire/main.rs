@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod contract;
+mod other;
 mod registry;
 mod shape;
 mod values;
@@ -70,6 +71,23 @@ fn what_others_encode_our_types_decode_and_encode_to_the_same_bytes() {
         }
     }
     assert!(compared > 350, "only {compared} messages were compared");
+}
+
+#[test]
+fn another_implementation_reads_and_writes_the_same_bytes() {
+    let registry = registry::all();
+    for source in CONTRACT.iter() {
+        let other = other::Implementation::of(&source.pool);
+        for theirs in source.pool.all_messages().filter(|message| !message.is_map_entry()) {
+            let name = theirs.full_name();
+            let Some(reencode) = registry.get(&our_name(name)) else { continue };
+            for seed in 0..ROUNDS {
+                let bytes = values::message(&theirs, Fill::Complete, &mut Dice::new(seed)).encode_to_vec();
+                let ours = reencode(&bytes).unwrap();
+                assert_eq!(other.reencode(name, &ours), ours, "{name} of {}", source.from);
+            }
+        }
+    }
 }
 
 #[test]
