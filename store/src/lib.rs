@@ -18,6 +18,7 @@
 //! ```
 
 pub mod atomic;
+pub mod blob;
 mod chunks;
 mod committer;
 mod engine;
