@@ -21,7 +21,7 @@ pub enum IdError {
         value: String,
     },
     /// The string has a character, or two separators in a row, that the rule does not allow.
-    #[error("identifier {value:?} must match [A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*")]
+    #[error("identifier {value:?} must match ^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$")]
     Malformed {
         /// The string.
         value: String,
