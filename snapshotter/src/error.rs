@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use model::error::{Classify, Kind, io_kind};
+use store::StoreError;
 
 /// Why a call to a [`crate::Snapshotter`] failed. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +71,9 @@ pub enum SnapshotError {
         /// The driver.
         driver: String,
     },
+    /// The records could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A file operation failed.
     #[error("cannot {doing} {}", path.display())]
     Io {
@@ -82,6 +86,13 @@ pub enum SnapshotError {
     },
 }
 
+impl SnapshotError {
+    /// For `map_err`: a file operation on `path` failed.
+    pub(crate) fn io<E: Into<io::Error>>(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(E) -> Self {
+        move |source| Self::Io { doing, path: path.into(), source: source.into() }
+    }
+}
+
 impl Classify for SnapshotError {
     fn kind(&self) -> Kind {
         match self {
@@ -90,6 +101,7 @@ impl Classify for SnapshotError {
             Self::ParentNotCommitted { .. } | Self::InvalidKey { .. } => Kind::InvalidArgument,
             Self::NotActive { .. } | Self::HasChildren { .. } | Self::CannotRebase { .. } => Kind::FailedPrecondition,
             Self::UnsupportedLabel { .. } => Kind::Unimplemented,
+            Self::Store(error) => error.kind(),
             Self::Io { source, .. } => match io_kind(source) {
                 // A missing or a present file of ours is not a missing or a present snapshot.
                 Kind::NotFound | Kind::AlreadyExists | Kind::InvalidArgument => Kind::Internal,

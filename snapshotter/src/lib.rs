@@ -6,9 +6,14 @@
 //!
 //! [`layer::apply`] unpacks a layer archive into a folder and [`diff::write`] makes one; both know overlayfs's whiteouts.
 
+pub mod copy;
 pub mod diff;
 mod error;
+mod folders;
+mod fs;
 pub mod layer;
+pub mod overlay;
+mod records;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;

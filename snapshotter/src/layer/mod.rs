@@ -1,12 +1,23 @@
 //! Unpacks layer archives: tar, plain or compressed, into a folder and never out of it.
 
+mod archive;
 mod encoding;
 mod error;
+mod header;
+mod path;
+mod stream;
 mod target;
+mod tree;
+mod unpack;
+mod whiteout;
 
 use std::io::Read;
 
 use model::Digest;
+
+use archive::Archive;
+use stream::Stream;
+use unpack::Unpacker;
 
 pub use encoding::{Compression, Encoding};
 pub use error::LayerError;
@@ -70,6 +81,16 @@ pub fn apply(
     limits: &Limits,
     durability: Durability,
 ) -> Result<Applied, LayerError> {
-    let _ = (reader, encoding, target, limits, durability);
-    todo!()
+    let mut unpacker = Unpacker::new(target)?;
+    let mut archive = Archive::new(Stream::new(reader, encoding, limits.total_bytes)?, *limits);
+    while let Some(entry) = archive.next()? {
+        unpacker.entry(&entry, &mut archive)?;
+    }
+    unpacker.finish()?;
+    let applied = archive.finish()?;
+    if durability == Durability::Synced {
+        let root = unpacker.tree.root();
+        rustix::fs::syncfs(&**root).map_err(|error| LayerError::Target { doing: "sync", source: error.into() })?;
+    }
+    Ok(applied)
 }

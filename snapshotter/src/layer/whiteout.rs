@@ -1,0 +1,125 @@
+//! Deletions: names that begin with `.wh.` say what of the layers below is gone. What the layer itself brings is never meant,
+//! whichever comes first in the archive.
+
+use std::io;
+
+use rustix::fs::{FileType, Mode, mknodat};
+use rustix::io::Errno;
+
+use super::path::LayerPath;
+use super::tree::Folder;
+use super::unpack::{Doing, Failure, Unpacker, refused};
+use super::Whiteouts;
+use crate::fs::{file_type, look, names, remove_except, xattrs};
+
+const PREFIX: &[u8] = b".wh.";
+/// In front of names that mean something else than a deletion; all but one only ever meant something to aufs.
+const META_PREFIX: &[u8] = b".wh..wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
+impl Unpacker {
+    /// Does what a whiteout asks for; says whether `path` is one at all.
+    pub(super) fn whiteout(&mut self, path: &LayerPath) -> Result<bool, Failure> {
+        let name = path.name();
+        if name == OPAQUE {
+            self.hide_all(path.parent())?;
+        } else if name.starts_with(META_PREFIX) {
+            tracing::debug!(name = %String::from_utf8_lossy(path.bytes()), "metadata of aufs left out");
+        } else if let Some(gone) = name.strip_prefix(PREFIX) {
+            if matches!(gone, b"" | b"." | b"..") {
+                return Err(refused("it is a whiteout of nothing"));
+            }
+            self.hide(path.parent(), gone)?;
+        } else {
+            return Ok(path.parent().split(|byte| *byte == b'/').any(|name| name.starts_with(META_PREFIX)));
+        }
+        Ok(true)
+    }
+
+    /// Makes a folder hide whatever the folders of the same name below hold.
+    pub(super) fn mark_opaque(&self, folder: &Folder, name: &[u8]) -> io::Result<()> {
+        let key = match self.whiteouts {
+            Whiteouts::OverlayTrusted => xattrs::OPAQUE_TRUSTED,
+            Whiteouts::OverlayUser => xattrs::OPAQUE_USER,
+            Whiteouts::Delete => return Ok(()),
+        };
+        xattrs::set(folder, name, key, b"y")
+    }
+
+    /// `name` in the folder at `parent` is gone.
+    fn hide(&mut self, parent: &[u8], name: &[u8]) -> Result<(), Failure> {
+        if self.whiteouts == Whiteouts::Delete {
+            // Without the folder there is nothing to delete.
+            let Some(folder) = self.tree.find(parent).doing("find the folder of")? else { return Ok(()) };
+            return self.clear(&folder, name);
+        }
+        let folder = self.folder(parent)?;
+        self.cover(&folder, name)
+    }
+
+    /// Everything in the folder at `parent` is gone.
+    fn hide_all(&mut self, parent: &[u8]) -> Result<(), Failure> {
+        if self.whiteouts == Whiteouts::Delete {
+            let Some(folder) = self.tree.find(parent).doing("find the folder of")? else { return Ok(()) };
+            for (name, _) in names(&*folder).doing("list")? {
+                self.clear(&folder, &name)?;
+            }
+            return Ok(());
+        }
+        let folder = self.folder(parent)?;
+        for (name, _) in names(&*folder).doing("list")? {
+            self.clear(&folder, &name)?;
+        }
+        self.mark_opaque(&folder, b".").doing("make opaque")?;
+        if parent.is_empty() {
+            self.cover_lower_roots(&folder)?;
+        }
+        Ok(())
+    }
+
+    /// Overlayfs does not ask whether a root is opaque, so each name of the roots below is hidden on its own.
+    fn cover_lower_roots(&mut self, root: &Folder) -> Result<(), Failure> {
+        let mut below = Vec::new();
+        for lower in self.lowers.roots() {
+            below.extend(names(lower).doing("list")?.into_iter().map(|(name, _)| name));
+        }
+        for name in below {
+            self.cover(root, &name)?;
+        }
+        Ok(())
+    }
+
+    /// Hides `name` in a folder of an overlay's upper layer.
+    fn cover(&mut self, folder: &Folder, name: &[u8]) -> Result<(), Failure> {
+        self.clear(folder, name)?;
+        match look(folder, name).doing("look at")? {
+            None => {
+                let create = mknodat(folder, name, FileType::CharacterDevice, Mode::empty(), 0);
+                match create {
+                    Ok(()) => self.tree.mark(folder, name),
+                    Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error).doing("create"),
+                }
+            }
+            Some(stat) if file_type(&stat) == FileType::Directory => {
+                self.mark_opaque(folder, name).doing("make opaque")?;
+            }
+            // A file of this layer hides as well as a whiteout does; so does a whiteout.
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Removes what there is under `name` that this layer did not bring.
+    fn clear(&mut self, folder: &Folder, name: &[u8]) -> Result<(), Failure> {
+        let Some(stat) = look(folder, name).doing("look at")? else { return Ok(()) };
+        let made = self.tree.is_made(folder.id, name);
+        if made && file_type(&stat) != FileType::Directory {
+            return Ok(());
+        }
+        self.tree.forget_open();
+        let tree = &self.tree;
+        remove_except(folder, name, made, &|folder, name| tree.is_made(folder, name)).doing("delete")?;
+        Ok(())
+    }
+}

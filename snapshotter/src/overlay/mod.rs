@@ -1,0 +1,226 @@
+//! The driver for overlayfs: a snapshot is a folder of its own changes, seen on top of its parents' folders.
+//!
+//! ```text
+//! <root>/snapshots/<number>/fs      the changes: overlayfs's upper folder, a lower one for those that stand on it
+//!                          /work    overlayfs's scratch folder, while the snapshot is active
+//! ```
+//!
+//! An active snapshot's folder is not synced when it is made: it is empty, so [`Overlay::open`] makes it again if a crash took it.
+//! A commit syncs the whole filesystem once, before the record says that the snapshot is committed.
+
+mod dirs;
+mod host;
+mod mounts;
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use model::snapshot::{SnapshotInfo, SnapshotKind, Usage};
+use model::{Labels, Mount};
+use store::Store;
+use store::record::BackendSnapshotRecord;
+
+use crate::folders::Folders;
+use crate::fs::usage;
+use crate::records::{self, Commit, New, Records};
+use crate::{CAPABILITY_REBASE, SnapshotError, Snapshotter, Update};
+
+pub use host::Host;
+
+/// The name that clients choose this driver by.
+pub const NAME: &str = "overlayfs";
+
+/// Labels by which a client asks for other owners of files than those on disk.
+const REMAP_LABELS: [&str; 2] = ["containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping"];
+
+/// How to run the driver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// More options for every overlay mount.
+    pub mount_options: Vec<String>,
+    /// What the machine's overlayfs is like.
+    pub host: Host,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { mount_options: Vec::new(), host: Host::probe() }
+    }
+}
+
+/// The driver `overlayfs`.
+pub struct Overlay {
+    root: PathBuf,
+    records: Records,
+    folders: Folders,
+    options: Options,
+}
+
+impl Overlay {
+    /// Opens the driver on the folder `root`, made if it does not exist, and makes whole what a crash left undone.
+    ///
+    /// # Errors
+    /// When the folder cannot be used, or the records cannot be read.
+    pub fn open(root: &Path, store: Store, options: Options) -> Result<Self, SnapshotError> {
+        let folders = Folders::open(root, store.clone(), NAME)?;
+        let driver = Self { root: root.to_owned(), records: Records::new(store, NAME), folders, options };
+        driver.restore()?;
+        Ok(driver)
+    }
+
+    /// Makes the folders of active snapshots and views again where they are missing.
+    fn restore(&self) -> Result<(), SnapshotError> {
+        let mut outcome = Ok(());
+        self.records.walk(&mut |key, record| {
+            if record.kind != SnapshotKind::Committed {
+                outcome = self.restore_one(key, &record);
+            }
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        outcome
+    }
+
+    fn restore_one(&self, key: &str, record: &BackendSnapshotRecord) -> Result<(), SnapshotError> {
+        if dirs::is_whole(&self.folders.path(record.id), record.kind, record.parent.is_some()) {
+            return Ok(());
+        }
+        tracing::warn!(%key, snapshot = record.id, "folder of a snapshot was lost and is made again");
+        let chain = self.records.chain(record.parent.as_deref())?;
+        let folder = self.folders.restore(record.id)?;
+        self.make_dirs(&folder, record.id, record.kind, &chain)
+    }
+
+    fn make(
+        &self,
+        kind: SnapshotKind,
+        key: &str,
+        parent: Option<&str>,
+        labels: &Labels,
+    ) -> Result<Vec<Mount>, SnapshotError> {
+        if let Some(label) = REMAP_LABELS.into_iter().find(|label| labels.contains_key(*label)) {
+            return Err(SnapshotError::UnsupportedLabel { label: label.to_owned(), driver: NAME.to_owned() });
+        }
+        self.records.check_new(key)?;
+        let chain = self.records.chain(parent)?;
+        let claim = self.folders.claim()?;
+        self.make_dirs(&claim.fd, claim.id, kind, &chain)?;
+        self.records.insert(New {
+            key: key.to_owned(),
+            id: claim.id,
+            kind,
+            parent: parent.map(str::to_owned),
+            parent_id: chain.first().copied(),
+            labels: labels.clone(),
+        })?;
+        let id = claim.id;
+        claim.keep();
+        Ok(self.mounts_of(id, kind, &chain))
+    }
+
+    fn make_dirs(
+        &self,
+        folder: &std::os::fd::OwnedFd,
+        id: u64,
+        kind: SnapshotKind,
+        chain: &[u64],
+    ) -> Result<(), SnapshotError> {
+        let parent = chain.first().map(|parent| dirs::fs(&self.folders.path(*parent)));
+        dirs::make(folder, kind, parent.as_deref()).map_err(SnapshotError::io("make", self.folders.path(id)))
+    }
+
+    fn mounts_of(&self, id: u64, kind: SnapshotKind, chain: &[u64]) -> Vec<Mount> {
+        let parents: Vec<PathBuf> = chain.iter().map(|parent| self.folders.path(*parent)).collect();
+        mounts::mounts(kind, &self.folders.path(id), &parents, &self.options)
+    }
+}
+
+impl Snapshotter for Overlay {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn root(&self) -> Option<&Path> {
+        Some(&self.root)
+    }
+
+    fn capabilities(&self) -> Vec<String> {
+        // Whiteouts of an extraction that does not know its parent yet need devices.
+        if self.options.host.in_user_namespace { Vec::new() } else { vec![CAPABILITY_REBASE.to_owned()] }
+    }
+
+    fn prepare(&self, key: &str, parent: Option<&str>, labels: &Labels) -> Result<Vec<Mount>, SnapshotError> {
+        self.make(SnapshotKind::Active, key, parent, labels)
+    }
+
+    fn view(&self, key: &str, parent: Option<&str>, labels: &Labels) -> Result<Vec<Mount>, SnapshotError> {
+        self.make(SnapshotKind::View, key, parent, labels)
+    }
+
+    fn mounts(&self, key: &str) -> Result<Vec<Mount>, SnapshotError> {
+        let record = self.records.get(key)?;
+        if record.kind == SnapshotKind::Committed {
+            return Err(SnapshotError::NotActive { key: key.to_owned() });
+        }
+        let chain = self.records.chain(record.parent.as_deref())?;
+        Ok(self.mounts_of(record.id, record.kind, &chain))
+    }
+
+    fn commit(&self, name: &str, key: &str, labels: &Labels, parent: Option<&str>) -> Result<(), SnapshotError> {
+        self.records.check_new(name)?;
+        let record = records::active(self.records.get(key)?, key)?;
+        if let Some(parent) = parent {
+            records::check_rebase(key, &record, parent)?;
+            if self.options.host.in_user_namespace {
+                let why = "not in a user namespace";
+                return Err(SnapshotError::CannotRebase { key: key.to_owned(), parent: parent.to_owned(), why });
+            }
+            self.records.chain(Some(parent))?;
+        }
+        let usage = self.usage_of(&record)?;
+        self.folders.sync()?;
+        let (name, new_parent) = (name.to_owned(), parent.map(str::to_owned));
+        self.records.commit(key, record.id, Commit { name, labels: labels.clone(), new_parent, usage })
+    }
+
+    fn remove(&self, key: &str) -> Result<(), SnapshotError> {
+        let id = self.records.remove(key)?;
+        self.folders.remove(id);
+        Ok(())
+    }
+
+    fn stat(&self, key: &str) -> Result<SnapshotInfo, SnapshotError> {
+        Ok(records::info(key.to_owned(), self.records.get(key)?))
+    }
+
+    fn update(&self, update: &Update) -> Result<SnapshotInfo, SnapshotError> {
+        self.records.update(update)
+    }
+
+    fn walk(&self, each: &mut dyn FnMut(SnapshotInfo) -> ControlFlow<()>) -> Result<(), SnapshotError> {
+        self.records.walk(&mut |name, record| each(records::info(name.to_owned(), record)))
+    }
+
+    fn usage(&self, key: &str) -> Result<Usage, SnapshotError> {
+        self.usage_of(&self.records.get(key)?)
+    }
+
+    fn cleanup(&self) -> Result<(), SnapshotError> {
+        self.folders.sweep(|| self.records.ids())
+    }
+}
+
+impl Overlay {
+    fn usage_of(&self, record: &BackendSnapshotRecord) -> Result<Usage, SnapshotError> {
+        match (record.usage, record.kind) {
+            (Some(usage), _) => Ok(usage),
+            // A view adds nothing to its parents.
+            (None, SnapshotKind::View | SnapshotKind::Committed) => Ok(Usage::default()),
+            (None, SnapshotKind::Active) => {
+                let folder = self.folders.folder(record.id)?;
+                dirs::open_fs(&folder)
+                    .and_then(usage)
+                    .map_err(SnapshotError::io("measure", self.folders.path(record.id)))
+            }
+        }
+    }
+}
