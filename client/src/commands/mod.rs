@@ -1,0 +1,65 @@
+//! The commands, one file each, and the list of them.
+
+mod attached;
+mod events;
+mod exec;
+mod images;
+mod kill;
+mod logs;
+mod ps;
+mod pull;
+mod rm;
+mod run;
+mod stop;
+mod version;
+
+use client::{Client, ClientError};
+
+use crate::output::Format;
+
+/// A command and its arguments.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Pull an image from a registry and unpack it.
+    Pull(pull::Arguments),
+    /// Look at images, import and remove them.
+    Images(images::Arguments),
+    /// Run a command in a new container.
+    Run(Box<run::Arguments>),
+    /// List containers.
+    Ps(ps::Arguments),
+    /// Run another command in a running container.
+    Exec(exec::Arguments),
+    /// Send a signal to a container.
+    Kill(kill::Arguments),
+    /// Ask containers to end, and end them if they do not.
+    Stop(stop::Arguments),
+    /// Remove containers.
+    Rm(rm::Arguments),
+    /// Print what a container wrote to its log.
+    Logs(logs::Arguments),
+    /// Print events as they happen.
+    Events(events::Arguments),
+    /// Print the versions of this program and of the daemon.
+    Version,
+}
+
+/// Runs a command. Returns the exit code.
+///
+/// # Errors
+/// What stopped it.
+pub(crate) async fn run(client: &Client, command: Command, format: Format) -> Result<u8, ClientError> {
+    match command {
+        Command::Pull(arguments) => pull::run(client, arguments, format).await,
+        Command::Images(arguments) => images::run(client, arguments, format).await,
+        Command::Run(arguments) => run::run(client, *arguments, format).await,
+        Command::Ps(arguments) => ps::run(client, &arguments, format).await,
+        Command::Exec(arguments) => exec::run(client, arguments, format).await,
+        Command::Kill(arguments) => kill::run(client, &arguments).await,
+        Command::Stop(arguments) => stop::run(client, &arguments).await,
+        Command::Rm(arguments) => rm::run(client, &arguments).await,
+        Command::Logs(arguments) => logs::run(client, &arguments).await,
+        Command::Events(arguments) => events::run(client, arguments, format).await,
+        Command::Version => version::run(client, format).await,
+    }
+}
