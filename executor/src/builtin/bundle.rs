@@ -1,0 +1,175 @@
+//! What libcontainer gets to see of a bundle: a folder of links to the real one, with a `config.json` that was changed
+//! where this machine or libcontainer needs it. Every change that weakens what was asked for is returned as a warning.
+//!
+//! Changed are: `linux.cgroupsPath` (default `/<id>`), `process.oomScoreAdj` and `process.rlimits` (clamped where this
+//! process may not raise them), and the three things our own [workload](super::workload) does in libcontainer's place:
+//! working folder, capabilities, user environment. The capability sets stay in the file under a name that
+//! libcontainer overlooks and that hooks written in Go, whose JSON names have no case, still find.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use nix::sys::resource::{Resource, getrlimit};
+use serde_json::{Map, Value, json};
+
+/// The key under which hooks find the capabilities.
+const OVERLOOKED: &str = "Capabilities";
+/// Larger specs are refused; the largest real ones, with thousands of mounts, stay below 1 MiB.
+const MAX_SPEC: u64 = 16 << 20;
+
+/// Reads a spec or process file.
+pub(super) fn read(path: &Path) -> Result<Value, String> {
+    let shown = path.display();
+    let meta = fs::metadata(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => format!("JSON specification file {shown} not found"),
+        _ => format!("{shown}: {error}"),
+    })?;
+    if meta.len() > MAX_SPEC {
+        return Err(format!("{shown} is larger than {MAX_SPEC} bytes"));
+    }
+    let bytes = fs::read(path).map_err(|error| format!("{shown}: {error}"))?;
+    serde_json::from_slice(&bytes).map_err(|error| format!("{shown}: {error}"))
+}
+
+/// Makes the view in `folder`, which must not exist.
+pub(super) fn make_view(bundle: &Path, folder: &Path, spec: &Value) -> io::Result<()> {
+    fs::create_dir(folder)?;
+    for entry in fs::read_dir(bundle)? {
+        let entry = entry?;
+        if entry.file_name() != "config.json" {
+            symlink(entry.path(), folder.join(entry.file_name()))?;
+        }
+    }
+    write_json(&folder.join("config.json"), spec)
+}
+
+pub(super) fn write_json(path: &Path, value: &Value) -> io::Result<()> {
+    fs::write(path, serde_json::to_vec(value).map_err(io::Error::from)?)
+}
+
+/// Changes a spec for libcontainer; returns warnings.
+pub(super) fn adapt_spec(spec: &mut Value, id: &str) -> Vec<String> {
+    if let Some(linux) = spec.get_mut("linux").and_then(Value::as_object_mut) {
+        let path = linux.get("cgroupsPath").and_then(Value::as_str).unwrap_or_default();
+        if path.is_empty() {
+            linux.insert("cgroupsPath".to_owned(), json!(format!("/{id}")));
+        }
+    }
+    match spec.get_mut("process").and_then(Value::as_object_mut) {
+        Some(process) => adapt_process(process),
+        None => Vec::new(),
+    }
+}
+
+/// Changes a process, of a spec or of an exec, for libcontainer; returns warnings.
+pub(super) fn adapt_process(process: &mut Map<String, Value>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(capabilities) = process.remove("capabilities") {
+        process.insert(OVERLOOKED.to_owned(), capabilities);
+    }
+    process.insert("cwd".to_owned(), json!("/"));
+    restrict_oom_score(process, &mut warnings);
+    restrict_rlimits(process, &mut warnings);
+    warnings
+}
+
+/// Lowering the score needs a capability that nested machines lack. Trying is the only reliable question.
+fn restrict_oom_score(process: &mut Map<String, Value>, warnings: &mut Vec<String>) {
+    const SCORE: &str = "/proc/self/oom_score_adj";
+    let Some(wanted) = process.get("oomScoreAdj").and_then(Value::as_i64) else { return };
+    let current = fs::read_to_string(SCORE).unwrap_or_default();
+    let denied = fs::write(SCORE, wanted.to_string())
+        .is_err_and(|error| matches!(error.kind(), io::ErrorKind::PermissionDenied));
+    if denied {
+        process.remove("oomScoreAdj");
+        warnings.push(format!("oom_score_adj {wanted} is not permitted here, it stays at {}", current.trim()));
+    }
+}
+
+fn restrict_rlimits(process: &mut Map<String, Value>, warnings: &mut Vec<String>) {
+    let privileged = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE));
+    let Some(limits) = process.get_mut("rlimits").and_then(Value::as_array_mut) else { return };
+    if privileged {
+        return;
+    }
+    for limit in limits.iter_mut().filter_map(Value::as_object_mut) {
+        let name = limit.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let Some((_, allowed)) = resource(&name).and_then(|resource| getrlimit(resource).ok()) else { continue };
+        for bound in ["hard", "soft"] {
+            if limit.get(bound).and_then(Value::as_u64).is_some_and(|wanted| wanted > allowed) {
+                let wanted = limit.insert(bound.to_owned(), json!(allowed));
+                let wanted = wanted.unwrap_or_default();
+                warnings.push(format!("{bound} limit {wanted} of {name} is not permitted here, {allowed} is used"));
+            }
+        }
+    }
+}
+
+fn resource(name: &str) -> Option<Resource> {
+    Some(match name {
+        "RLIMIT_AS" => Resource::RLIMIT_AS,
+        "RLIMIT_CORE" => Resource::RLIMIT_CORE,
+        "RLIMIT_CPU" => Resource::RLIMIT_CPU,
+        "RLIMIT_DATA" => Resource::RLIMIT_DATA,
+        "RLIMIT_FSIZE" => Resource::RLIMIT_FSIZE,
+        "RLIMIT_LOCKS" => Resource::RLIMIT_LOCKS,
+        "RLIMIT_MEMLOCK" => Resource::RLIMIT_MEMLOCK,
+        "RLIMIT_MSGQUEUE" => Resource::RLIMIT_MSGQUEUE,
+        "RLIMIT_NICE" => Resource::RLIMIT_NICE,
+        "RLIMIT_NOFILE" => Resource::RLIMIT_NOFILE,
+        "RLIMIT_NPROC" => Resource::RLIMIT_NPROC,
+        "RLIMIT_RSS" => Resource::RLIMIT_RSS,
+        "RLIMIT_RTPRIO" => Resource::RLIMIT_RTPRIO,
+        "RLIMIT_RTTIME" => Resource::RLIMIT_RTTIME,
+        "RLIMIT_SIGPENDING" => Resource::RLIMIT_SIGPENDING,
+        "RLIMIT_STACK" => Resource::RLIMIT_STACK,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_without_cgroup_path_gets_its_id_as_path() {
+        let mut spec =
+            json!({ "linux": {}, "process": { "cwd": "/work", "capabilities": { "bounding": ["CAP_KILL"] } } });
+        adapt_spec(&mut spec, "web");
+        assert_eq!(spec["linux"]["cgroupsPath"], "/web");
+        assert_eq!(spec["process"]["cwd"], "/");
+        assert!(spec["process"].get("capabilities").is_none());
+        assert_eq!(spec["process"][OVERLOOKED]["bounding"][0], "CAP_KILL");
+        let mut other = json!({ "linux": { "cgroupsPath": "/a/b" } });
+        adapt_spec(&mut other, "web");
+        assert_eq!(other["linux"]["cgroupsPath"], "/a/b");
+    }
+
+    #[test]
+    fn rlimits_above_ours_are_clamped_with_a_warning_or_left_when_permitted() {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let mut process = json!({ "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": hard + 1, "soft": 5 }] });
+        let warnings = adapt_process(process.as_object_mut().unwrap());
+        let privileged =
+            rustix::thread::capabilities(None).unwrap().effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE);
+        assert_eq!(warnings.is_empty(), privileged);
+        assert_eq!(process["rlimits"][0]["hard"], if privileged { hard + 1 } else { hard });
+        assert_eq!(process["rlimits"][0]["soft"], 5);
+    }
+
+    #[test]
+    fn the_view_shows_everything_but_its_own_config() {
+        let folder = tempfile::tempdir().unwrap();
+        let bundle = folder.path().join("bundle");
+        fs::create_dir_all(bundle.join("rootfs/etc")).unwrap();
+        fs::write(bundle.join("config.json"), "{}").unwrap();
+        let view = folder.path().join("view");
+        make_view(&bundle, &view, &json!({ "changed": true })).unwrap();
+        assert!(view.join("rootfs/etc").is_dir());
+        assert_eq!(read(&view.join("config.json")).unwrap(), json!({ "changed": true }));
+        assert_eq!(read(&bundle.join("config.json")).unwrap(), json!({}));
+    }
+}

@@ -1,0 +1,237 @@
+//! The last steps inside the container, in libcontainer's init: terminal size, owner of the standard streams, working
+//! folder, search of the program, seccomp filter, capabilities, `execve`.
+//!
+//! Up to here the process holds all capabilities of the runtime, whatever its user: libcontainer was not told about the
+//! container's. That is what allows a filter to be loaded without `no_new_privs`, and folders to be made as root.
+//! The texts are those of Go programs, because clients match on them.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
+use nix::errno::Errno;
+use nix::sys::stat::{FileStat, SFlag, fstat};
+use rustix::fs::{Access, AtFlags, Gid, Uid, accessat, fchown};
+use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
+
+use super::caps::Capabilities;
+use super::log::WORKLOAD;
+
+/// Said when the working folder turns out to be one of the host's.
+const BREAKOUT: &str =
+    "current working directory is outside of container mount namespace root -- possible container breakout detected";
+
+/// One process to become the user's.
+#[derive(Debug, Clone)]
+pub(super) struct Workload {
+    pub(super) capabilities: Capabilities,
+    pub(super) cwd: PathBuf,
+    /// Height and width of the terminal.
+    pub(super) console: Option<(u16, u16)>,
+    /// Whether this is the container's init: its errors after `start` have no other reader than its own stderr.
+    pub(super) is_init: bool,
+}
+
+impl Executor for Workload {
+    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        self.prepare(spec).map_err(|text| {
+            tracing::error!(target: WORKLOAD, "{text}");
+            ExecutorValidationError::ArgValidationError(text)
+        })
+    }
+
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let text = self.become_program(spec);
+        tracing::error!(target: WORKLOAD, "{text}");
+        if self.is_init {
+            eprintln!("{text}");
+        }
+        Err(ExecutorError::Other(text))
+    }
+}
+
+impl Workload {
+    /// Everything that can fail, before `create` or `exec` reports success.
+    fn prepare(&self, spec: &Spec) -> Result<(), String> {
+        let process = spec.process().as_ref().ok_or("spec has no process")?;
+        let uid = process.user().uid();
+        if let Some((rows, columns)) = self.console {
+            let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+            // Only a hint: the shim sets it again on every resize.
+            let _ = rustix::termios::tcsetwinsize(io::stdin(), size);
+        }
+        own_stdio(uid).map_err(|errno| format!("change owner of standard streams: {errno}"))?;
+        self.enter_cwd(uid)?;
+        let program = program(spec)?;
+        self.may_execute(&program).map_err(|text| go_exec_error(&arguments(spec)[0], text))
+    }
+
+    /// Enters the working folder, making it when missing. As root whatever the user: images expect it.
+    fn enter_cwd(&self, uid: u32) -> Result<(), String> {
+        let failed = |step: &str, error: &dyn std::fmt::Display| format!("{step} {}: {error}", self.cwd.display());
+        if !self.cwd.is_absolute() {
+            return Err("Cwd must be an absolute path".to_owned());
+        }
+        if !self.cwd.is_dir() {
+            let _as_root = FileOwner::root(uid);
+            std::fs::create_dir_all(&self.cwd).map_err(|error| failed("mkdir", &go_text(&error)))?;
+        }
+        std::env::set_current_dir(&self.cwd).map_err(|error| failed("chdir to cwd", &go_text(&error)))?;
+        // The kernel names a folder outside of our root with a prefix that is no path; std maps that to an error or not.
+        match nix::unistd::getcwd() {
+            Ok(path) if path.is_absolute() => Ok(()),
+            Ok(_) | Err(_) => Err(BREAKOUT.to_owned()),
+        }
+    }
+
+    /// Whether the user, with the capabilities it will have, may execute the file.
+    fn may_execute(&self, program: &Path) -> Result<(), &'static str> {
+        let held = capabilities(None).map_err(|_| "cannot read capabilities")?;
+        let weaker = CapabilitySets { effective: self.capabilities.effective & held.permitted, ..held };
+        set_capabilities(None, weaker).map_err(|_| "cannot drop capabilities")?;
+        let answer = accessat(rustix::fs::CWD, program, Access::EXEC_OK, AtFlags::EACCESS);
+        set_capabilities(None, held).map_err(|_| "cannot restore capabilities")?;
+        answer.map_err(|_| "permission denied")
+    }
+
+    /// Does not return but for an error.
+    fn become_program(&self, spec: &Spec) -> String {
+        let arguments = arguments(spec);
+        let program = match program(spec) {
+            Ok(program) => program,
+            Err(text) => return text,
+        };
+        let string = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
+        let argv: Vec<CString> = arguments.iter().map(|word| string(word.as_bytes())).collect();
+        let environment = environment(spec);
+        let path = string(program.as_os_str().as_bytes());
+        if let Err(errno) = self.capabilities.apply() {
+            return format!("apply capabilities: {errno}");
+        }
+        match nix::unistd::execve(&path, &argv, &environment) {
+            Ok(never) => match never {},
+            Err(errno) => format!("exec {}: {}", program.display(), go_errno(errno)),
+        }
+    }
+}
+
+/// While it lives, files are made for root.
+struct FileOwner(u32);
+
+impl FileOwner {
+    fn root(uid: u32) -> Self {
+        nix::unistd::setfsuid(nix::unistd::Uid::from_raw(0));
+        Self(uid)
+    }
+}
+
+impl Drop for FileOwner {
+    fn drop(&mut self) {
+        nix::unistd::setfsuid(nix::unistd::Uid::from_raw(self.0));
+        // The kernel takes the file capabilities away with the identity.
+        if let Ok(held) = capabilities(None) {
+            let _ = set_capabilities(None, CapabilitySets { effective: held.permitted, ..held });
+        }
+    }
+}
+
+/// Hands the standard streams to the container's user, so that it can open `/dev/stdout` and the like. Host devices and
+/// what cannot change its owner are left.
+fn own_stdio(uid: u32) -> Result<(), Errno> {
+    let null = std::fs::metadata("/dev/null").map(|meta| meta.rdev()).ok();
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    for stream in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
+        let stat: FileStat = match fstat(stream) {
+            Ok(stat) => stat,
+            Err(Errno::EBADF) => continue,
+            Err(errno) => return Err(errno),
+        };
+        let is_device = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFCHR;
+        if stat.st_uid == uid || is_device && Some(stat.st_rdev) == null {
+            continue;
+        }
+        match fchown(stream, Some(Uid::from_raw(uid)), Some(Gid::from_raw(stat.st_gid))) {
+            Ok(()) => {}
+            Err(errno) if [libc::EINVAL, libc::EPERM, libc::EROFS].contains(&errno.raw_os_error()) => {}
+            Err(errno) => return Err(Errno::from_raw(errno.raw_os_error())),
+        }
+    }
+    Ok(())
+}
+
+fn arguments(spec: &Spec) -> &[String] {
+    spec.process().as_ref().and_then(|process| process.args().as_deref()).unwrap_or_default()
+}
+
+/// Finds `args[0]` as Go's `exec.LookPath` does, and says the same when it does not.
+fn program(spec: &Spec) -> Result<PathBuf, String> {
+    let name = arguments(spec).first().ok_or("process has no args")?;
+    if name.contains('/') {
+        let problem = match std::fs::metadata(name) {
+            Ok(meta) if meta.is_dir() => "is a directory".to_owned(),
+            Ok(meta) if meta.mode() & 0o111 == 0 => "permission denied".to_owned(),
+            Ok(_) => return Ok(PathBuf::from(name)),
+            Err(error) => format!("stat {name}: {}", go_text(&error)),
+        };
+        return Err(go_exec_error(name, &problem));
+    }
+    let path = variable(spec, "PATH").unwrap_or_default();
+    for folder in std::env::split_paths(OsStr::new(path)) {
+        let candidate = folder.join(name);
+        let found = std::fs::metadata(&candidate).is_ok_and(|meta| meta.is_file() && meta.mode() & 0o111 != 0);
+        if found && !name.is_empty() && candidate.is_absolute() {
+            return Ok(candidate);
+        }
+    }
+    Err(go_exec_error(name, "executable file not found in $PATH"))
+}
+
+fn variable<'spec>(spec: &'spec Spec, name: &str) -> Option<&'spec str> {
+    let environment = spec.process().as_ref()?.env().as_deref()?;
+    environment.iter().rev().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// The environment in the order of the spec, the last of two equal names winning, and the user's home when none was
+/// given: libcontainer has looked it up and set it in this process.
+fn environment(spec: &Spec) -> Vec<CString> {
+    let entries = spec.process().as_ref().and_then(|process| process.env().as_deref()).unwrap_or_default();
+    let name = |entry: &str| entry.split_once('=').map_or_else(|| entry.to_owned(), |(name, _)| name.to_owned());
+    let mut kept: Vec<&str> = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        if !entries[index + 1..].iter().any(|later| name(later) == name(entry)) {
+            kept.push(entry);
+        }
+    }
+    let home = std::env::var("HOME").ok().filter(|_| variable(spec, "HOME").is_none_or(str::is_empty));
+    let home = home.map(|home| format!("HOME={home}"));
+    kept.retain(|entry| home.is_none() || !entry.starts_with("HOME="));
+    kept.into_iter().chain(home.as_deref()).filter_map(|entry| CString::new(entry).ok()).collect()
+}
+
+fn go_exec_error(name: &str, problem: &str) -> String {
+    format!("exec: \"{name}\": {problem}")
+}
+
+fn go_text(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), |code| go_errno(Errno::from_raw(code)))
+}
+
+/// Errors as Go prints them: the C library's words in lower case.
+fn go_errno(errno: Errno) -> String {
+    match errno {
+        Errno::ENOENT => "no such file or directory".to_owned(),
+        Errno::EACCES => "permission denied".to_owned(),
+        Errno::EPERM => "operation not permitted".to_owned(),
+        Errno::ENOEXEC => "exec format error".to_owned(),
+        Errno::ENOTDIR => "not a directory".to_owned(),
+        Errno::EROFS => "read-only file system".to_owned(),
+        Errno::E2BIG => "argument list too long".to_owned(),
+        Errno::ELOOP => "too many levels of symbolic links".to_owned(),
+        other => other.desc().to_lowercase(),
+    }
+}
