@@ -7,7 +7,6 @@ use crate::engine::{Batch, MetaStore, Pair, Span};
 use crate::error::StoreError;
 use crate::key::printable;
 use crate::overlay::Overlay;
-use crate::read::raw::Values;
 
 /// The largest value, and the largest piece, that the engine sees, in bytes. sled keeps up to 17 values in one page and
 /// moves a page that is larger than 128 KiB to a file of its own, without syncing it; so small a piece never gets there.
@@ -39,18 +38,18 @@ pub(crate) fn get(engine: &dyn MetaStore, table: &'static str, key: &[u8]) -> Re
     engine.get(table, key)?.map(|stored| whole(engine, table, key, stored)).transpose()
 }
 
-/// The first `limit` pairs of `span`, put together.
+/// The first `limit` pairs of `span`, those whose value is `wanted` put together, the others with an empty one.
 pub(crate) fn scan(
     engine: &dyn MetaStore,
     table: &'static str,
     span: &Span,
     limit: usize,
-    values: Values,
+    wanted: impl Fn(&[u8]) -> bool,
 ) -> Result<Vec<Pair>, StoreError> {
     let mut pairs = engine.scan(table, span, limit)?;
     for (key, value) in &mut pairs {
         let stored = std::mem::take(value);
-        if values == Values::Whole {
+        if wanted(key) {
             *value = whole(engine, table, key, stored)?;
         }
     }

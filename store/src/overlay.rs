@@ -71,7 +71,7 @@ pub(crate) fn scan_over<E>(
     }
     let mut changes = BTreeMap::new();
     for entries in overlays.iter().filter_map(|overlay| overlay.tables.get(table)) {
-        changes.extend(entries.range::<[u8], _>(span.bounds()).map(|(key, value)| (key, value)));
+        changes.extend(entries.range::<[u8], _>(span.bounds()));
     }
     let mut changes = changes.into_iter().peekable();
     let mut found: Vec<Pair> = Vec::new();
@@ -106,4 +106,87 @@ pub(crate) fn scan_over<E>(
         found.extend(new.clone().map(|new| (key.clone(), new)));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::ops::Bound;
+
+    use proptest::collection::{btree_map, vec};
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        vec(prop_oneof![Just(0), Just(1), Just(255)], 0..4)
+    }
+
+    fn value() -> impl Strategy<Value = Vec<u8>> {
+        vec(any::<u8>(), 0..3)
+    }
+
+    proptest! {
+        /// However many overlays there are and wherever the pages end: what is read is what a map would hold.
+        #[test]
+        fn overlays_read_like_one_map(
+            base in btree_map(key(), value(), 0..30),
+            changes in vec(btree_map(key(), option::of(value()), 0..12), 0..4),
+            prefix in vec(prop_oneof![Just(0), Just(255)], 0..2),
+            after in option::of(key()),
+            limit in prop_oneof![0_usize..8, Just(usize::MAX)],
+            page in 1_usize..5,
+        ) {
+            let mut whole = base.clone();
+            let mut overlays = Vec::new();
+            for changes in changes {
+                let mut overlay = Overlay::default();
+                for (key, value) in changes {
+                    match &value {
+                        Some(value) => drop(whole.insert(key.clone(), value.clone())),
+                        None => drop(whole.remove(&key)),
+                    }
+                    overlay.set("t", key, value);
+                }
+                overlays.push(overlay);
+            }
+            let mut span = Span::prefix(&prefix);
+            if let Some(after) = &after {
+                span = span.behind(after);
+            }
+            let inside = |key: &Vec<u8>| key.starts_with(&prefix) && after.as_ref().is_none_or(|after| key > after);
+            let expected: Vec<Pair> = whole.iter().filter(|(key, _)| inside(key)).take(limit).map(|(k, v)| (k.clone(), v.clone())).collect();
+
+            let below = |span: &Span, limit: usize| -> Result<Vec<Pair>, Infallible> {
+                if span.is_empty() {
+                    return Ok(Vec::new());
+                }
+                Ok(base.range::<[u8], _>(span.bounds()).take(limit).map(|(k, v)| (k.clone(), v.clone())).collect())
+            };
+            let layers: Vec<_> = overlays.iter().collect();
+            let found = scan_over(&layers, "t", &span, limit, below).unwrap();
+            prop_assert_eq!(&found, &expected);
+
+            // The same again page by page.
+            let (mut paged, mut rest) = (Vec::new(), span);
+            while paged.len() < expected.len() {
+                let part = scan_over(&layers, "t", &rest, page, below).unwrap();
+                let Some((last, _)) = part.last() else { break };
+                rest = rest.behind(last);
+                paged.extend(part);
+            }
+            paged.truncate(expected.len());
+            prop_assert_eq!(paged, expected);
+
+            // One overlay that absorbed all says the same as their pile.
+            let mut one = Overlay::default();
+            for overlay in overlays {
+                one.absorb(overlay);
+            }
+            let all = Span { from: Bound::Unbounded, to: Bound::Unbounded };
+            let found = scan_over(&[&one], "t", &all, usize::MAX, below).unwrap();
+            prop_assert_eq!(found, whole.into_iter().collect::<Vec<_>>());
+        }
+    }
 }
