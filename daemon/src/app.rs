@@ -1,1 +1,359 @@
 //! Wiring: the one place that knows the concrete type of every part, builds them in order, serves, and drains.
+//!
+//! ```text
+//!   open:  folders and lock → store → blobs, drivers → metadata → tasks
+//!   run:   sockets are made → tasks found again → ttrpc, collection, gRPC → READY … stop → STOPPING
+//!          → shims are not heard any more → subscriptions end → requests in flight → sockets are removed
+//! ```
+//!
+//! A socket is there before it is served: a client that comes early waits in the backlog. Shims stay; what they have to say while
+//! nobody listens, they say to the next daemon.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::grpc::health::v1::health_server::HealthServer;
+use proto::services::containers::v1::containers_server::ContainersServer;
+use proto::services::events::v1::events_server::EventsServer;
+use proto::services::introspection::v1::introspection_server::IntrospectionServer;
+use proto::services::namespaces::v1::namespaces_server::NamespacesServer;
+use proto::services::tasks::v1::tasks_server::TasksServer;
+use proto::services::version::v1::version_server::VersionServer;
+use sd_notify::NotifyState;
+use snapshotter::{SnapshotError, Snapshotter, copy, overlay};
+use store::Store;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tracing::{info, warn};
+
+use crate::api;
+use crate::api::layers::Traffic;
+use crate::blocking;
+use crate::config::{Config, Engine, Level};
+use crate::containers::Containers;
+use crate::events::Bus;
+use crate::home::{Home, HomeError};
+use crate::namespaces::Namespaces;
+use crate::plugins::{self, Driver, Plugin};
+use crate::serve::{ServeError, serve};
+use crate::socket::{self, SocketError};
+use crate::tasks::{Settings, Tasks, Timeouts};
+use crate::ttrpc;
+use crate::ttrpc::events::Forward;
+
+/// How long work in the background may take to end when the daemon stops.
+const STOP_TIME: Duration = Duration::from_secs(5);
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The folders cannot be used.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The metadata store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
+    /// A plugin that the configuration requires is not there.
+    #[error("required plugin {name} is not there")]
+    Required {
+        /// Its name, `type.id`.
+        name: String,
+    },
+    /// A socket cannot be had.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The server ended by itself.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// Signals cannot be heard.
+    #[error("cannot listen for signals")]
+    Signals(#[from] io::Error),
+}
+
+/// The daemon, built but not serving.
+pub struct App {
+    config: Arc<Config>,
+    home: Home,
+    rows: Vec<Plugin>,
+    parts: Parts,
+    state: State,
+    /// Everything in the background.
+    tracker: TaskTracker,
+    /// Ends everything in the background.
+    stop: CancellationToken,
+}
+
+/// What the services are built from.
+struct Parts {
+    bus: Bus,
+    namespaces: Namespaces,
+    containers: Containers,
+    tasks: Tasks,
+}
+
+/// What can be said about the daemon while it runs. Clones say the same.
+#[derive(Debug, Clone)]
+pub struct State {
+    traffic: Traffic,
+    bus: Bus,
+    store: Store,
+    tasks: Tasks,
+    tracker: TaskTracker,
+}
+
+impl State {
+    /// Writes it to the log.
+    pub fn log(&self) {
+        let (subscribers, queued_events) = self.bus.load();
+        info!(
+            requests = self.traffic.begun(),
+            in_flight = self.traffic.in_flight(),
+            subscribers,
+            queued_events,
+            tasks = self.tasks.live().len(),
+            background = self.tracker.len(),
+            store_writing_for = ?self.store.writing_for(),
+            store_stopped = self.store.stopped().map(tracing::field::display),
+            "state"
+        );
+    }
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl App {
+    /// Builds every part. Nothing is served and nothing runs yet.
+    ///
+    /// # Errors
+    /// A part cannot be built; the message says which and why.
+    pub async fn open(config: Config) -> Result<Self, StartError> {
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let config = Arc::new(config);
+        adjust_oom_score(config.oom_score);
+        let opened = Arc::clone(&config);
+        let (home, store, drivers) = blocking::run(move || open_folders(&opened)).await?;
+        let told: Vec<_> = drivers.iter().map(|(name, driver)| describe(name, driver)).collect();
+        let rows = plugins::rows(&config, &told);
+        check_required(&config, &rows)?;
+        let bus = Bus::new();
+        let tasks =
+            Tasks::new(task_settings(&config), store.clone(), bus.clone(), tracker.clone(), stop.clone());
+        let parts = Parts {
+            bus: bus.clone(),
+            namespaces: Namespaces::new(store.clone(), bus.clone()),
+            containers: Containers::new(store.clone(), bus.clone(), Arc::new(|| {})),
+            tasks: tasks.clone(),
+        };
+        let state = State { traffic: Traffic::default(), bus, store, tasks, tracker: tracker.clone() };
+        Ok(Self { config, home, rows, parts, state, tracker, stop })
+    }
+
+    /// What can be said about it while it runs.
+    pub fn state(&self) -> State {
+        self.state.clone()
+    }
+
+    /// Serves until `stop`, then drains.
+    ///
+    /// # Errors
+    /// It cannot serve, or ended before it was told to.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), StartError> {
+        let (grpc, grpc_bound) = socket::bind(&self.config.grpc.socket)?;
+        let (ttrpc, ttrpc_bound) = socket::bind(&self.config.ttrpc)?;
+        let ttrpc = UnixListener::from_std(ttrpc).map_err(ServeError::Socket)?;
+        let routes = self.routes(&stop)?;
+
+        let recovery = self.parts.tasks.recover().await;
+        info!(?recovery, "tasks found");
+        let shims = Forward::new(self.parts.tasks.clone());
+        let shims_stop = self.stop.child_token();
+        let shims = ttrpc::Server::new(shims, self.tracker.clone(), shims_stop.clone());
+        let heard = self.tracker.spawn(shims.serve(ttrpc));
+
+        let bus = self.parts.bus.clone();
+        let stopping = stop.clone();
+        self.tracker.spawn(async move {
+            stopping.cancelled().await;
+            notify(NotifyState::Stopping);
+            // First the shims, so that nothing is said that no subscriber can hear.
+            shims_stop.cancel();
+            let _ = heard.await;
+            bus.close();
+        });
+
+        info!(address = %self.config.grpc.socket.address.display(), pid = std::process::id(), "serving");
+        notify(NotifyState::Ready);
+        let served = serve(routes, grpc, self.state.traffic.clone(), stop.clone()).await;
+        // If the server failed, the rest must end as well.
+        stop.cancel();
+        self.stop.cancel();
+        self.tracker.close();
+        if tokio::time::timeout(STOP_TIME, self.tracker.wait()).await.is_err() {
+            warn!(background = self.tracker.len(), "work in the background was cut off");
+        }
+        drop((grpc_bound, ttrpc_bound));
+        info!("stopped");
+        Ok(served?)
+    }
+
+    fn routes(&self, stop: &CancellationToken) -> Result<Routes, StartError> {
+        let limits = &self.config.grpc;
+        // One place for the bounds of messages.
+        macro_rules! sized {
+            ($server:ident, $service:expr) => {
+                $server::new($service)
+                    .max_decoding_message_size(limits.max_receive_bytes)
+                    .max_encoding_message_size(limits.max_send_bytes)
+            };
+        }
+        let parts = &self.parts;
+        let identity = self.home.identity()?;
+        let introspection = api::introspection::Introspection::new(self.rows.clone(), identity, parts.tasks.clone());
+        Ok(Routes::default()
+            .add_service(sized!(VersionServer, api::version::Version))
+            .add_service(sized!(HealthServer, api::health::Health::new(stop.clone(), SERVICES)))
+            .add_service(sized!(IntrospectionServer, introspection))
+            .add_service(sized!(NamespacesServer, api::namespaces::Service::new(parts.namespaces.clone())))
+            .add_service(sized!(ContainersServer, api::containers::Service::new(parts.containers.clone())))
+            .add_service(sized!(TasksServer, api::tasks::TasksService::new(parts.tasks.clone())))
+            .add_service(sized!(EventsServer, api::events::Events::new(parts.bus.clone()))))
+    }
+}
+
+/// The services that health can be asked of by name.
+const SERVICES: &[&str] = &[
+    "containerd.services.containers.v1.Containers",
+    "containerd.services.content.v1.Content",
+    "containerd.services.diff.v1.Diff",
+    "containerd.services.events.v1.Events",
+    "containerd.services.images.v1.Images",
+    "containerd.services.introspection.v1.Introspection",
+    "containerd.services.leases.v1.Leases",
+    "containerd.services.namespaces.v1.Namespaces",
+    "containerd.services.snapshots.v1.Snapshots",
+    "containerd.services.tasks.v1.Tasks",
+    "containerd.services.version.v1.Version",
+];
+
+type Drivers = BTreeMap<String, Arc<dyn Snapshotter>>;
+
+fn open_folders(config: &Config) -> Result<(Home, Store, Drivers), StartError> {
+    let home = Home::open(config)?;
+    let engine = match config.engine {
+        Engine::Sled => store::Engine::Sled,
+        Engine::Redb => store::Engine::Redb,
+    };
+    let mut options = store::Options { engine, ..store::Options::default() };
+    if let Some(limit) = config.timeout("io.containerd.timeout.bolt.open") {
+        options.open_limit = limit;
+    }
+    let store = Store::open(&home.metadata(), options)?;
+    let drivers = open_drivers(config, &home, &store);
+    Ok((home, store, drivers))
+}
+
+/// Opens the snapshot drivers that are not switched off. One that this machine cannot run is left out, and said so.
+fn open_drivers(config: &Config, home: &Home, store: &Store) -> Drivers {
+    let overlay = || {
+        let root = config.overlay.root_path.clone().unwrap_or_else(|| home.snapshots(overlay::NAME));
+        let driver = overlay::Overlay::open(&root, store.clone(), overlay::Options::default())?;
+        Ok(Arc::new(driver) as Arc<dyn Snapshotter>)
+    };
+    let native = || {
+        let driver = copy::Native::open(&home.snapshots(copy::NAME), store.clone())?;
+        Ok(Arc::new(driver) as Arc<dyn Snapshotter>)
+    };
+    type Open<'a> = &'a dyn Fn() -> Result<Arc<dyn Snapshotter>, SnapshotError>;
+    let known: [(&str, Open<'_>); 2] = [(overlay::NAME, &overlay), (copy::NAME, &native)];
+    let mut drivers = Drivers::new();
+    for (name, open) in known {
+        if config.is_disabled(plugins::SNAPSHOTTER, name) {
+            continue;
+        }
+        match open() {
+            Ok(driver) => {
+                drivers.insert(name.to_owned(), driver);
+            }
+            Err(error) => warn!(snapshotter = name, error = &error as &dyn std::error::Error, "snapshotter left out"),
+        }
+    }
+    drivers
+}
+
+fn describe(name: &str, driver: &Arc<dyn Snapshotter>) -> Driver {
+    Driver {
+        name: name.to_owned(),
+        root: driver.root().map(|root| root.display().to_string()),
+        capabilities: driver.capabilities(),
+    }
+}
+
+fn check_required(config: &Config, rows: &[Plugin]) -> Result<(), StartError> {
+    let missing = |name: &&String| !rows.iter().any(|row| format!("{}.{}", row.kind, row.id) == **name);
+    match config.required_plugins.iter().find(missing) {
+        Some(name) => Err(StartError::Required { name: name.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// What the tasks need to know of the configuration.
+fn task_settings(config: &Config) -> Settings {
+    let daemon_binary = std::env::current_exe().unwrap_or_else(|_| "gantryd".into());
+    let beside = |name: &str| daemon_binary.with_file_name(name);
+    let usual = Timeouts::default();
+    // Zero stands for no limit, which nothing here waits for: it is the usual one then.
+    let limit = |name: &str, usual| config.timeout(name).unwrap_or(usual);
+    Settings {
+        root: config.root.clone(),
+        state: config.state.clone(),
+        grpc_address: config.grpc.socket.address.clone(),
+        ttrpc_address: config.ttrpc.address.clone(),
+        gantry_shim: beside("gantry-shim"),
+        daemon_binary,
+        runtimes: config.runtimes.clone(),
+        socket_dir: config.state.join("s"),
+        shim_env: config
+            .shims
+            .env
+            .iter()
+            .map(|entry| match entry.split_once('=') {
+                Some((key, value)) => (key.to_owned(), value.to_owned()),
+                None => (entry.clone(), String::new()),
+            })
+            .collect(),
+        debug: matches!(config.log.level, Level::Trace | Level::Debug),
+        timeouts: Timeouts {
+            load: limit("io.containerd.timeout.shim.load", usual.load),
+            cleanup: limit("io.containerd.timeout.shim.cleanup", usual.cleanup),
+            shutdown: limit("io.containerd.timeout.shim.shutdown", usual.shutdown),
+            state: limit("io.containerd.timeout.task.state", usual.state),
+            stats: limit("io.containerd.timeout.metrics.shimstats", usual.stats),
+            ..usual
+        },
+    }
+}
+
+/// Asks the kernel to spare the daemon, if it may: lowering the score needs a capability.
+fn adjust_oom_score(score: i32) {
+    if score == 0 {
+        return;
+    }
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        warn!(score, %error, "cannot set the OOM score");
+    }
+}
+
+/// Tells a supervising systemd; without one this does nothing.
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!(%error, "cannot notify the service manager");
+    }
+}

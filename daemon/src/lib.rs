@@ -6,12 +6,19 @@
 
 pub mod api;
 pub mod app;
+pub mod args;
 pub mod blocking;
 pub mod config;
 pub mod containers;
 pub mod events;
 pub mod gc;
+pub mod home;
 pub mod meta;
 pub mod namespaces;
+pub mod plugins;
+pub mod publish;
+pub mod serve;
+pub mod signals;
+pub mod socket;
 pub mod tasks;
 pub mod ttrpc;

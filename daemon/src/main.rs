@@ -1,2 +1,88 @@
-//! daemon
-fn main() {}
+//! gantryd: reads its arguments, starts the log, and hands over to the library.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use daemon::api::version;
+use daemon::app::App;
+use daemon::args::{Args, Command, DEFAULT_FILE, Which};
+use daemon::config::{Config, Document, Format, Overrides};
+use daemon::{publish, signals};
+use tracing::warn;
+
+/// How long work that nobody waits for may hold up the end of the process.
+const LAST_WORK_TIME: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let args = Args::read(std::env::args_os());
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gantryd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    if args.version {
+        println!("gantryd {} {} (containerd API {})", env!("CARGO_PKG_VERSION"), version::REVISION, version::VERSION);
+        return Ok(());
+    }
+    match &args.command {
+        Some(Command::Config { which: Which::Default }) => {
+            print!("{}", Config::build(Document::default(), &Overrides::default())?.to_toml());
+            Ok(())
+        }
+        Some(Command::Config { which: Which::Dump }) => {
+            let config = configure(args)?;
+            for warning in config.document.warnings() {
+                eprintln!("gantryd: {}: key {}: {}", warning.file.display(), warning.key, warning.reason);
+            }
+            print!("{}", config.to_toml());
+            Ok(())
+        }
+        Some(Command::Publish { namespace, topic }) => {
+            let address = configure(args)?.grpc.socket.address;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            Ok(runtime.block_on(publish::run(&address, namespace.clone(), topic.clone()))?)
+        }
+        None => serve(configure(args)?),
+    }
+}
+
+fn configure(args: &Args) -> anyhow::Result<Config> {
+    let default = std::path::Path::new(DEFAULT_FILE);
+    let document = match &args.config {
+        Some(file) => Document::load(file)?,
+        None if default.exists() => Document::load(default)?,
+        None => Document::default(),
+    };
+    Ok(Config::build(document, &args.overrides())?)
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    start_log(&config);
+    for warning in config.document.warnings() {
+        warn!(file = %warning.file.display(), key = warning.key, reason = warning.reason, "configuration key ignored");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let served = runtime.block_on(async {
+        let app = App::open(config).await?;
+        let stop = signals::listen(app.state())?;
+        app.run(stop).await
+    });
+    runtime.shutdown_timeout(LAST_WORK_TIME);
+    Ok(served?)
+}
+
+fn start_log(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::new(config.log_filter());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log.format {
+        Format::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        Format::Json => log.json().init(),
+    }
+}
