@@ -1,0 +1,302 @@
+//! Making a task: all or nothing.
+//!
+//! [`Attempt`] owns what was made so far: the id, the folder, the shim. Dropping it, because a step failed or because the
+//! client went away, undoes all of it in reverse order, in the background if need be; the id stays taken until that is done.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::error::{Classify, Kind};
+use model::task::Pid;
+use model::{ContainerId, Namespace};
+use proto::prost_types::Any;
+use proto::task::v3::{ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, ShutdownRequest};
+use proto::types::{Descriptor, Mount};
+use tokio::runtime::Handle;
+use tracing::{debug, info, warn};
+
+use super::bundle::Bundle;
+use super::error::{LaunchError, TaskError};
+use super::launch::remove_socket;
+use super::log;
+use super::record::Bootstrap;
+use super::registry::{Key, Reservation};
+use super::runtime::{self, Runtime, RuntimeKind};
+use super::service::Inner;
+use super::shim::{Downgraded, Shim};
+use super::task::{Log, Task};
+use crate::blocking;
+use crate::ttrpc::CallError;
+
+/// How long to wait for the last words of a shim that ended.
+const LAST_WORDS_TIME: Duration = Duration::from_millis(50);
+
+/// How long a shim that is given up may take to say which process it is.
+const ASK_TIME: Duration = Duration::from_secs(1);
+
+/// A request for a task. The container's record says the rest.
+#[derive(Debug, Clone, Default)]
+pub struct CreateTask {
+    /// What the shim mounts as the root filesystem; nothing if the spec's root is there already.
+    pub rootfs: Vec<Mount>,
+    /// Where standard input comes from: empty, a fifo, or a URI that the shim understands.
+    pub stdin: String,
+    /// Where standard output goes.
+    pub stdout: String,
+    /// Where standard error goes.
+    pub stderr: String,
+    /// Whether the first process gets a terminal.
+    pub terminal: bool,
+    /// What to restore it from.
+    pub checkpoint: Option<Descriptor>,
+    /// Options for the runtime; the container's if there are none.
+    pub options: Option<Any>,
+    /// The binary of the shim; if empty, the container's runtime says it.
+    pub runtime_path: String,
+    /// A shim that is there already, which is not supported.
+    pub task_api_address: String,
+}
+
+impl Inner {
+    /// Makes a task and gives its first process, which waits to be started.
+    pub(super) async fn create(
+        self: &Arc<Self>,
+        namespace: Namespace,
+        id: ContainerId,
+        request: CreateTask,
+    ) -> Result<Pid, TaskError> {
+        if request.checkpoint.is_some() {
+            return Err(TaskError::Unserved { what: "creating a task from a checkpoint is" });
+        }
+        if !request.task_api_address.is_empty() {
+            return Err(TaskError::Unserved { what: "creating a task in the shim of task_api_address is" });
+        }
+        let container = self.container(&namespace, &id).await?;
+        let key = Key { namespace, id };
+        let reservation =
+            self.registry.reserve(&key).await.map_err(|_| TaskError::Exists { id: key.id.clone() })?;
+        let spec = container.spec.ok_or_else(|| TaskError::NoSpec { id: key.id.clone() })?.value;
+        let settings = self.settings.clone();
+        let (name, path) = (container.runtime.name, request.runtime_path.clone());
+        let runtime = blocking::run(move || runtime::resolve(&name, &path, &settings))
+            .await
+            .map_err(LaunchError::from)?;
+        let options = request.options.clone().or_else(|| container.runtime.options.map(super::service::to_wire));
+
+        let mut attempt = Attempt::new(self.clone(), reservation, runtime.binary.clone());
+        match attempt.make(spec, &runtime, options, request).await {
+            Ok(pid) => {
+                let task = attempt.commit(pid);
+                info!(ns = %task.key.namespace, container = %task.key.id, pid, "task created");
+                self.spawn(self.clone().watch(task));
+                Ok(pid)
+            }
+            Err(error) => {
+                attempt.undo().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A task in the making.
+struct Attempt {
+    inner: Arc<Inner>,
+    /// Where to undo it, even if this is dropped outside of the runtime.
+    runtime: Handle,
+    /// `None` once it is committed or being undone.
+    parts: Option<Parts>,
+}
+
+/// What was made so far.
+struct Parts {
+    reservation: Reservation<Task>,
+    bundle: Bundle,
+    binary: PathBuf,
+    /// Whether the folder is ours to remove.
+    has_bundle: bool,
+    /// Whether a shim may have been started.
+    may_run: bool,
+    shim: Option<Shim>,
+    log: Option<Log>,
+}
+
+impl Attempt {
+    fn new(inner: Arc<Inner>, reservation: Reservation<Task>, binary: PathBuf) -> Self {
+        let Key { namespace, id } = reservation.key();
+        let bundle = Bundle::of(&inner.settings, namespace, id);
+        let parts =
+            Parts { reservation, bundle, binary, has_bundle: false, may_run: false, shim: None, log: None };
+        Self { inner, runtime: Handle::current(), parts: Some(parts) }
+    }
+
+    async fn make(
+        &mut self,
+        spec: Vec<u8>,
+        runtime: &Runtime,
+        options: Option<Any>,
+        request: CreateTask,
+    ) -> Result<Pid, TaskError> {
+        let inner = self.inner.clone();
+        let parts = self.parts.as_mut().expect("it is neither committed nor undone yet");
+        let key = parts.reservation.key().clone();
+
+        // Ours from before the first file is made: if the client goes away meanwhile, it is made in full and then removed.
+        parts.has_bundle = true;
+        let (bundle, binary) = (parts.bundle.clone(), parts.binary.clone());
+        if let Err(error) = blocking::run(move || bundle.create(&spec, &binary)).await {
+            // It left nothing, or found what is not ours.
+            parts.has_bundle = false;
+            return Err(LaunchError::from(error).into());
+        }
+        parts.log = inner.copy_log(&key, &parts.bundle);
+        parts.may_run = true;
+        let shim = inner.launcher.launch(&key, &parts.bundle, runtime, options.as_ref()).await?;
+        let shim = parts.shim.insert(shim);
+
+        let message = CreateTaskRequest {
+            id: key.id.to_string(),
+            bundle: parts.bundle.path.display().to_string(),
+            rootfs: request.rootfs,
+            terminal: request.terminal,
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            options,
+            ..Default::default()
+        };
+        let limit = Some(inner.settings.timeouts.slow_call);
+        let (created, downgraded) = tokio::select! {
+            answer = shim.first_call::<CreateTaskResponse>("Create", &message, limit) => answer,
+            error = never_ready(shim, &key, runtime, inner.settings.timeouts.start) => (Err(error), Downgraded(false)),
+        };
+        match created {
+            Ok(response) => {
+                if downgraded.0 {
+                    rewrite_bootstrap(shim, &parts.bundle).await;
+                }
+                Ok(response.pid)
+            }
+            Err(CallError::Closed) => {
+                tokio::time::sleep(LAST_WORDS_TIME).await;
+                let output = parts.log.as_ref().map(|log| log.tail.text()).filter(|text| !text.is_empty());
+                Err(TaskError::CreateLost { output: output.unwrap_or_else(|| "it said nothing".into()) })
+            }
+            Err(error) => Err(TaskError::Create(error)),
+        }
+    }
+
+    fn commit(mut self, pid: Pid) -> Arc<Task> {
+        let parts = self.parts.take().expect("it is neither committed nor undone yet");
+        let shim = parts.shim.expect("it was made in full");
+        let key = parts.reservation.key().clone();
+        let task = Task::new(key, parts.bundle, parts.binary, shim, parts.log);
+        task.set_pid(pid);
+        let task = Arc::new(task);
+        parts.reservation.commit(task.clone());
+        task
+    }
+
+    /// Undoes it and waits for that. If the waiting is given up, it is undone all the same.
+    async fn undo(mut self) {
+        if let Some(parts) = self.parts.take() {
+            let undoing = self.inner.tracker.spawn(parts.undo(self.inner.clone()));
+            // It cannot panic without having said so.
+            let _ = undoing.await;
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(parts) = self.parts.take() {
+            debug!(container = %parts.reservation.key().id, "the client went away, undoing its task");
+            self.inner.tracker.spawn_on(parts.undo(self.inner.clone()), &self.runtime);
+        }
+    }
+}
+
+impl Parts {
+    async fn undo(self, inner: Arc<Inner>) {
+        let Self { reservation, bundle, binary, has_bundle, may_run, shim, log } = self;
+        if let Some(shim) = &shim {
+            inner.give_up(shim, reservation.key()).await;
+        }
+        if may_run && let Err(error) = inner.launcher.delete(reservation.key(), &bundle, &binary).await {
+            debug!(%error, "a shim's delete command failed");
+        }
+        drop(log);
+        if has_bundle {
+            inner.remove_files(bundle, shim.as_ref()).await;
+        }
+        drop(reservation);
+    }
+}
+
+/// Returns only if a shim that was handed its socket does not come to answer on it.
+async fn never_ready(shim: &Shim, key: &Key, runtime: &Runtime, limit: Duration) -> CallError {
+    if runtime.kind == RuntimeKind::Gantry {
+        let message = ConnectRequest { id: key.id.to_string() };
+        let answer = shim.call::<ConnectResponse>("Connect", &message, Some(limit)).await;
+        if let Err(error @ CallError::TimedOut { .. }) = answer {
+            return error;
+        }
+    }
+    std::future::pending().await
+}
+
+async fn rewrite_bootstrap(shim: &Shim, bundle: &Bundle) {
+    let (version, folder) = (shim.version(), bundle.path.clone());
+    let rewritten = blocking::run(move || match Bootstrap::read(&folder)? {
+        Some(bootstrap) => Bootstrap { version, ..bootstrap }.write(&folder),
+        None => Ok(()),
+    })
+    .await;
+    if let Err(error) = rewritten {
+        warn!(%error, "cannot write down that a shim speaks version 2 only, it is asked again after a restart");
+    }
+}
+
+impl Inner {
+    /// Ends a shim that has no task, or is to have none: kindly, then not.
+    pub(super) async fn give_up(&self, shim: &Shim, key: &Key) {
+        let limit = self.settings.timeouts.shutdown;
+        shim.learn_process(key.id.as_str(), ASK_TIME).await;
+        let message = ShutdownRequest { id: key.id.to_string(), now: true };
+        let answer = shim.call::<()>("Shutdown", &message, Some(limit)).await;
+        let said_no = matches!(&answer, Err(error) if error.kind() == Kind::Unimplemented);
+        if said_no || tokio::time::timeout(limit, shim.closed()).await.is_err() {
+            warn!(container = %key.id, "a shim does not end by itself, killing it");
+            shim.kill();
+            shim.close();
+        }
+    }
+
+    /// Removes the folder of a task and the socket of its shim. What cannot be removed is removed at the next start.
+    pub(super) async fn remove_files(&self, bundle: Bundle, shim: Option<&Shim>) {
+        let socket = shim.map(|shim| shim.socket().to_owned());
+        blocking::run(move || {
+            if let Err(error) = bundle.remove() {
+                warn!(%error, bundle = %bundle.path.display(), "cannot remove the folder of a task");
+            }
+            if let Some(socket) = socket {
+                remove_socket(&socket);
+            }
+        })
+        .await;
+    }
+
+    /// Copies the log of a shim. Without it the task can live.
+    pub(super) fn copy_log(&self, key: &Key, bundle: &Bundle) -> Option<Log> {
+        let stop = self.stop.child_token();
+        let guard = stop.clone().drop_guard();
+        match log::copy(&bundle.path, &key.namespace, &key.id, &self.tracker, stop) {
+            Ok(tail) => Some(Log { tail, stop: guard }),
+            Err(error) => {
+                warn!(%error, container = %key.id, "cannot read the log of a shim");
+                None
+            }
+        }
+    }
+}
