@@ -1,0 +1,465 @@
+//! One collection: read, mark, remove records, then remove files.
+//!
+//! Nothing waits for it. The records are read one by one while others write, and what they touch meanwhile is spared
+//! ([`crate::meta::barrier`]); records go a batch at a time, in a transaction that looks once more. A file goes only after its
+//! last record, and while nobody is about to record it anew ([`crate::meta::busy`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use model::error::{Classify, Kind};
+use model::{Digest, Namespace};
+use proto::events;
+use proto::services::images::v1 as images;
+use snapshotter::SnapshotError;
+use store::blob::{BlobError, IngestKey};
+use store::record::{ContainerRecord, SandboxRecord};
+use store::{Read, StoreError, Tx, tables};
+use tracing::{debug, warn};
+
+use super::mark::{Dead, mark};
+use super::node::{Node, Object};
+use super::schedule::Loose;
+use crate::meta::barrier::Barrier;
+use crate::meta::content::{ContentError, blob_name, write::ingest_name};
+use crate::meta::leases::{self, LeaseError};
+use crate::meta::snapshots::{self, SnapshotName, backend_name};
+use crate::meta::Meta;
+
+/// How many records one transaction removes: few enough that nobody waits long for it.
+const BATCH: usize = 200;
+
+/// How many records are read at once.
+const PAGE: usize = 256;
+
+/// Which files are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Those whose records went.
+    Told,
+    /// All there are: a crash may have left some that nothing tells of.
+    Everything,
+}
+
+/// What a collection did.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// The number of records that it removed.
+    pub removed: usize,
+    /// What could not be removed yet.
+    pub left: Loose,
+}
+
+/// Why a collection failed. What was removed until then is removed.
+#[derive(Debug, thiserror::Error)]
+pub enum GcError {
+    /// The store failed.
+    #[error("cannot collect garbage")]
+    Store(#[from] StoreError),
+    /// A lease cannot be read.
+    #[error("cannot collect garbage")]
+    Lease(#[from] LeaseError),
+    /// The blobs cannot be listed.
+    #[error("cannot collect content")]
+    Blob(#[from] BlobError),
+    /// An upload cannot be removed.
+    #[error("cannot collect content")]
+    Content(#[from] ContentError),
+    /// A driver failed.
+    #[error("cannot collect snapshots of {snapshotter}")]
+    Driver {
+        /// Its name.
+        snapshotter: String,
+        /// What it said.
+        source: SnapshotError,
+    },
+}
+
+impl Classify for GcError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Store(error) => error.kind(),
+            Self::Lease(error) => error.kind(),
+            Self::Blob(error) => error.kind(),
+            Self::Content(error) => error.kind(),
+            Self::Driver { source, .. } => source.kind(),
+        }
+    }
+}
+
+/// Collects once. Blocks.
+///
+/// # Errors
+/// The store, the blobs or a driver failed.
+pub fn collect(meta: &Meta, mut loose: Loose, found: Found) -> Result<Report, GcError> {
+    let mut removed = 0;
+    {
+        let _watch = Watch::start(meta)?;
+        let namespaces = meta.inner.store.read().keys(&tables::NAMESPACES, &store::prefix(&[])?)?;
+        for namespace in namespaces {
+            let Some(Ok(namespace)) = store::last_part(&namespace).map(Namespace::new) else { continue };
+            removed += collect_namespace(meta, &namespace, &mut loose)?;
+        }
+    }
+    if found == Found::Everything {
+        find_loose(meta, &mut loose)?;
+    }
+    let left = Loose { snapshots: remove_snapshots(meta, loose.snapshots), blobs: remove_blobs(meta, loose.blobs)? };
+    if found == Found::Everything {
+        for (name, driver) in &meta.inner.drivers {
+            driver.cleanup().map_err(|source| GcError::Driver { snapshotter: name.clone(), source })?;
+        }
+    }
+    Ok(Report { removed, left })
+}
+
+/// Watches what others touch until it is dropped.
+struct Watch(Arc<Barrier>);
+
+impl Watch {
+    fn start(meta: &Meta) -> Result<Self, StoreError> {
+        let barrier = Arc::clone(&meta.inner.barrier);
+        let watch = Self(Arc::clone(&barrier));
+        // From inside a change: every change before it can be read once this is answered, every one after it is seen.
+        meta.inner.store.write(move |_| {
+            barrier.start();
+            Ok::<_, StoreError>(())
+        })?;
+        Ok(watch)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// Removes the records of a namespace that nothing holds; how many.
+fn collect_namespace(meta: &Meta, namespace: &Namespace, loose: &mut Loose) -> Result<usize, GcError> {
+    let now = SystemTime::now();
+    let objects = read_objects(&meta.inner.store.read(), namespace, now)?;
+    let mut dead = mark(&objects, meta.inner.barrier.pinned(namespace), now);
+    drop(objects);
+    let order = dead.in_order();
+    let mut removed = 0;
+    for batch in order.chunks(BATCH) {
+        let (barrier, namespace, batch) = (Arc::clone(&meta.inner.barrier), namespace.clone(), batch.to_vec());
+        let gone;
+        (dead, gone) = meta.inner.store.write({
+            let namespace = namespace.clone();
+            move |tx| {
+                dead.spare(barrier.take_touched(&namespace));
+                dead.spare(barrier.pinned(&namespace));
+                spare_owned(tx, &namespace, &mut dead)?;
+                let mut gone = Vec::new();
+                for node in batch.into_iter().filter(|node| dead.contains(node)) {
+                    gone.extend(remove_record(tx, &namespace, node)?);
+                }
+                Ok::<_, StoreError>((dead, gone))
+            }
+        })?;
+        removed += gone.len();
+        for one in gone {
+            announce(meta, &namespace, one, loose)?;
+        }
+    }
+    Ok(removed)
+}
+
+/// What collection must know of a namespace.
+fn read_objects(read: &impl Read, namespace: &Namespace, now: SystemTime) -> Result<Vec<Object>, GcError> {
+    let inside = store::prefix(&[namespace.as_str()])?;
+    let mut objects = Vec::new();
+    each(read, &tables::IMAGES, &inside, |key, record| {
+        let name = store::last_part(key)?.to_owned();
+        objects.push(Object::image(name, record.target.digest.to_string(), record.labels, now));
+        Some(())
+    })?;
+    each(read, &tables::CONTENT, &inside, |key, record| {
+        objects.push(Object::content(store::last_part(key)?.to_owned(), record.labels));
+        Some(())
+    })?;
+    each(read, &tables::SNAPSHOTS, &inside, |key, record| {
+        let parts = store::key_parts(key)?;
+        objects.push(Object::snapshot(parts.get(1)?, (*parts.get(2)?).to_owned(), record.parent, record.labels));
+        Some(())
+    })?;
+    each(read, &tables::INGESTS, &inside, |key, record| {
+        let fresh = record.expires_at.is_some_and(|end| end > now);
+        let expected = record.expected.map(|digest| digest.to_string());
+        objects.push(Object::ingest(store::last_part(key)?.to_owned(), expected, fresh));
+        Some(())
+    })?;
+    let mut held = Vec::new();
+    each(read, &tables::LEASES, &inside, |key, record| {
+        held.push((store::last_part(key)?.to_owned(), record.labels));
+        Some(())
+    })?;
+    for (id, labels) in held {
+        let resources = leases::resources(read, namespace, &id)?.iter().map(leases::Resource::node).collect();
+        objects.push(Object::lease(id, resources, labels, now));
+    }
+    objects.extend(owned_objects(read, namespace)?);
+    Ok(objects)
+}
+
+/// Containers and sandboxes: objects that collection follows and never removes.
+fn owned_objects(read: &impl Read, namespace: &Namespace) -> Result<Vec<Object>, StoreError> {
+    let inside = store::prefix(&[namespace.as_str()])?;
+    let mut objects = Vec::new();
+    each(read, &tables::CONTAINERS, &inside, |key, record: ContainerRecord| {
+        let snapshot = (!record.snapshotter.is_empty() && !record.snapshot_key.is_empty())
+            .then(|| Node::snapshot(record.snapshotter, record.snapshot_key));
+        objects.push(Object::container(store::last_part(key)?.to_owned(), snapshot, record.labels));
+        Some(())
+    })?;
+    each(read, &tables::SANDBOXES, &inside, |key, record: SandboxRecord| {
+        objects.push(Object::sandbox(store::last_part(key)?.to_owned(), record.labels));
+        Some(())
+    })?;
+    Ok(objects)
+}
+
+/// Shows every record below `inside`, a page at a time. What has a key that is none is left out.
+fn each<R: store::Record>(
+    read: &impl Read,
+    table: &store::Table<R>,
+    inside: &[u8],
+    mut show: impl FnMut(&[u8], R) -> Option<()>,
+) -> Result<(), StoreError> {
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let page = read.scan_from(table, inside, after.as_deref(), PAGE)?;
+        let more = page.len() == PAGE;
+        for (key, record) in page {
+            if show(&key, record).is_none() {
+                warn!(table = table.name(), "a record has a key that cannot be read");
+            }
+            after = Some(key);
+        }
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+/// Spares what containers and sandboxes hold now: their owners do not tell the barrier.
+fn spare_owned(tx: &Tx<'_>, namespace: &Namespace, dead: &mut Dead) -> Result<(), StoreError> {
+    for object in owned_objects(tx, namespace)? {
+        dead.spare(object.holds());
+        dead.spare([object.node]);
+    }
+    Ok(())
+}
+
+/// Something whose record is gone.
+enum Gone {
+    Image(String),
+    Content(Digest),
+    Snapshot { name: SnapshotName, backend_key: String },
+    Ingest(String),
+    Lease,
+}
+
+/// Removes the record of a dead object; `None` if there is none any more, or if it has to stay after all.
+fn remove_record(tx: &mut Tx<'_>, namespace: &Namespace, node: Node) -> Result<Option<Gone>, StoreError> {
+    let ns = namespace.as_str();
+    Ok(match node {
+        Node::Image(name) => {
+            let key = store::key(&[ns, &name])?;
+            let there = tx.contains(&tables::IMAGES, &key)?;
+            tx.delete(&tables::IMAGES, &key)?;
+            there.then_some(Gone::Image(name))
+        }
+        Node::Content(text) => {
+            let Ok(digest) = text.parse::<Digest>() else { return Ok(None) };
+            let key = store::key(&[ns, &text])?;
+            let there = tx.contains(&tables::CONTENT, &key)?;
+            tx.delete(&tables::CONTENT, &key)?;
+            tx.delete(&tables::BLOB_HOLDERS, &store::key(&[&text, ns])?)?;
+            there.then_some(Gone::Content(digest))
+        }
+        Node::Snapshot { snapshotter, name } => {
+            let name = SnapshotName { namespace: namespace.clone(), snapshotter, key: name };
+            let Some(record) = tx.get(&tables::SNAPSHOTS, &name.record_key()?)? else { return Ok(None) };
+            if snapshots::has_children(tx, &name)? || snapshots::is_committing(tx, &name)? {
+                return Ok(None);
+            }
+            snapshots::forget(tx, &name, &record)?;
+            Some(Gone::Snapshot { name, backend_key: record.backend_key })
+        }
+        Node::Ingest(reference) => {
+            let key = store::key(&[ns, &reference])?;
+            let there = tx.contains(&tables::INGESTS, &key)?;
+            tx.delete(&tables::INGESTS, &key)?;
+            there.then_some(Gone::Ingest(reference))
+        }
+        Node::Lease(id) => {
+            let key = store::key(&[ns, &id])?;
+            let there = tx.contains(&tables::LEASES, &key)?;
+            tx.delete(&tables::LEASES, &key)?;
+            for resource in tx.keys(&tables::LEASE_RESOURCES, &store::prefix(&[ns, &id])?)? {
+                tx.delete(&tables::LEASE_RESOURCES, &resource)?;
+            }
+            there.then_some(Gone::Lease)
+        }
+        Node::Container(_) | Node::Sandbox(_) => None,
+    })
+}
+
+/// Tells of a removed record, and notes what file it may leave behind.
+fn announce(meta: &Meta, namespace: &Namespace, gone: Gone, loose: &mut Loose) -> Result<(), GcError> {
+    let bus = &meta.inner.bus;
+    match gone {
+        Gone::Image(name) => {
+            debug!(ns = %namespace, image = name, "image collected");
+            bus.publish(namespace, "/images/delete", &images::ImageDelete { name });
+        }
+        Gone::Content(digest) => {
+            bus.publish(namespace, "/content/delete", &events::ContentDelete { digest: digest.to_string() });
+            loose.blobs.insert(digest);
+        }
+        Gone::Snapshot { name, backend_key } => {
+            let event = events::SnapshotRemove { key: name.key, snapshotter: name.snapshotter.clone() };
+            bus.publish(namespace, "/snapshot/remove", &event);
+            loose.snapshots.insert((name.snapshotter, backend_key));
+        }
+        Gone::Ingest(reference) => remove_ingest(meta, IngestKey { namespace: namespace.clone(), reference })?,
+        Gone::Lease => {}
+    }
+    Ok(())
+}
+
+/// Removes the files of an upload, unless somebody has begun it anew.
+fn remove_ingest(meta: &Meta, key: IngestKey) -> Result<(), GcError> {
+    let Some(_claim) = meta.inner.busy.claim(ingest_name(&key.namespace, &key.reference)) else { return Ok(()) };
+    let record = store::key(&[key.namespace.as_str(), &key.reference])?;
+    if meta.inner.store.read().contains(&tables::INGESTS, &record)? {
+        return Ok(());
+    }
+    Ok(meta.remove_ingest(&key)?)
+}
+
+/// Looks through all files for those that no record tells of.
+fn find_loose(meta: &Meta, loose: &mut Loose) -> Result<(), GcError> {
+    let read = meta.inner.store.read();
+    for (name, driver) in &meta.inner.drivers {
+        let mut keys = Vec::new();
+        let walked = driver.walk(&mut |info| {
+            keys.push(info.name);
+            ControlFlow::Continue(())
+        });
+        walked.map_err(|source| GcError::Driver { snapshotter: name.clone(), source })?;
+        for key in keys {
+            if !read.any(&tables::SNAPSHOT_HOLDERS, &store::prefix(&[name, &key])?)? {
+                loose.snapshots.insert((name.clone(), key));
+            }
+        }
+    }
+    for blob in meta.inner.blobs.walk()? {
+        let digest = blob?.digest;
+        if !read.any(&tables::BLOB_HOLDERS, &store::prefix(&[digest.as_str()])?)? {
+            loose.blobs.insert(digest);
+        }
+    }
+    for (namespace, status) in meta.inner.blobs.ingests()? {
+        let record = store::key(&[namespace.as_str(), &status.reference])?;
+        if !read.contains(&tables::INGESTS, &record)? {
+            remove_ingest(meta, IngestKey { namespace, reference: status.reference })?;
+        }
+    }
+    meta.inner.blobs.remove_stray_ingests()?;
+    Ok(())
+}
+
+/// Removes the blobs that nobody holds; those that somebody is busy with are left.
+fn remove_blobs(meta: &Meta, digests: BTreeSet<Digest>) -> Result<BTreeSet<Digest>, GcError> {
+    let mut left = BTreeSet::new();
+    if digests.is_empty() {
+        return Ok(left);
+    }
+    let read = meta.inner.store.read();
+    for digest in digests {
+        let Some(_claim) = meta.inner.busy.claim(blob_name(&digest)) else {
+            left.insert(digest);
+            continue;
+        };
+        if read.any(&tables::BLOB_HOLDERS, &store::prefix(&[digest.as_str()])?)? {
+            continue;
+        }
+        if is_counted_on(&read, &digest)? {
+            left.insert(digest);
+            continue;
+        }
+        match meta.inner.blobs.delete(&digest) {
+            Ok(_) => debug!(%digest, "blob removed"),
+            Err(error) => {
+                warn!(%digest, %error, "blob not removed");
+                left.insert(digest);
+            }
+        }
+    }
+    Ok(left)
+}
+
+/// Whether an upload is going to be made of this blob without sending it.
+fn is_counted_on(read: &impl Read, digest: &Digest) -> Result<bool, StoreError> {
+    let mut counted_on = false;
+    each(read, &tables::INGESTS, &store::prefix(&[])?, |_, record| {
+        counted_on |= record.shared && record.expected.as_ref() == Some(digest);
+        Some(())
+    })?;
+    Ok(counted_on)
+}
+
+/// Removes the driver's snapshots that nobody maps to, children before their parents; those that cannot go yet are left.
+fn remove_snapshots(meta: &Meta, keys: BTreeSet<(String, String)>) -> BTreeSet<(String, String)> {
+    let mut by_driver: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (snapshotter, key) in keys {
+        by_driver.entry(snapshotter).or_default().push(key);
+    }
+    let mut left = BTreeSet::new();
+    for (snapshotter, mut waiting) in by_driver {
+        // A parent has a smaller number than its children, and goes after them.
+        waiting.reverse();
+        loop {
+            let before = waiting.len();
+            waiting.retain(|key| !remove_snapshot(meta, &snapshotter, key));
+            if waiting.is_empty() || waiting.len() == before {
+                break;
+            }
+        }
+        left.extend(waiting.into_iter().map(|key| (snapshotter.clone(), key)));
+    }
+    left
+}
+
+/// Removes one; whether that is settled.
+fn remove_snapshot(meta: &Meta, snapshotter: &str, key: &str) -> bool {
+    let Some(driver) = meta.inner.drivers.get(snapshotter) else { return true };
+    let Some(_claim) = meta.inner.busy.claim(backend_name(snapshotter, key)) else { return false };
+    let held = store::prefix(&[snapshotter, key])
+        .and_then(|prefix| meta.inner.store.read().any(&tables::SNAPSHOT_HOLDERS, &prefix));
+    match held {
+        Ok(true) => return true,
+        Ok(false) => {}
+        Err(error) => {
+            warn!(snapshotter, snapshot = key, %error, "cannot tell whether a snapshot is in use");
+            return false;
+        }
+    }
+    match driver.remove(key) {
+        Ok(()) | Err(SnapshotError::NotFound { .. }) => {
+            debug!(snapshotter, snapshot = key, "snapshot removed");
+            true
+        }
+        Err(SnapshotError::HasChildren { .. }) => false,
+        Err(error) => {
+            warn!(snapshotter, snapshot = key, error = error.wire_message(), "snapshot not removed");
+            false
+        }
+    }
+}
