@@ -1,0 +1,9 @@
+//! The stories: one file for each noun, the real programs, really run.
+
+mod bad_input;
+mod cli;
+mod licences;
+mod map;
+mod restart;
+mod shims;
+mod tidy;
