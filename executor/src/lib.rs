@@ -17,6 +17,8 @@
 
 pub mod builtin;
 pub mod cgroup;
+#[cfg(feature = "contract")]
+pub mod contract;
 mod error;
 mod external;
 mod invocation;

@@ -1,0 +1,46 @@
+//! The tests that every executor passes. They really run containers: root is needed, and Debian's static busybox.
+//!
+//! A test file calls [`executor_contract!`](crate::executor_contract) with an expression for the [`Runtime`](crate::Runtime);
+//! each function of [`cases`] becomes one test. A case knows nothing of the executor behind the trait.
+
+pub mod cases;
+mod lab;
+mod spec;
+
+pub use lab::{Container, Lab, Ran, Streams};
+pub use spec::plain_spec;
+
+/// Where Debian's package `busybox-static` puts it.
+pub const BUSYBOX: &str = "/bin/busybox";
+
+/// One test per case of [`contract::cases`](crate::contract::cases), in a module of the given name.
+#[macro_export]
+macro_rules! executor_contract {
+    ($module:ident, $runtime:expr) => {
+        $crate::executor_contract!(@cases $module, $runtime,
+            a_created_container_waits_for_start, exit_code_is_the_programs, signals_reach_the_init,
+            killing_all_reaches_children_of_a_dead_init, exec_runs_beside_the_init, exec_has_its_own_process_settings,
+            user_groups_environment_and_folder_are_as_asked, standard_streams_belong_to_the_user,
+            a_terminal_comes_through_the_console_socket, an_exec_terminal_comes_through_the_console_socket,
+            namespaces_are_new_or_joined_by_path, a_read_only_root_refuses_writes, hidden_paths_are_hidden,
+            the_memory_limit_kills_and_is_noticed, the_pids_limit_holds, resource_limits_are_set,
+            no_descriptor_of_the_host_is_inherited, no_capability_is_inheritable_or_ambient,
+            a_missing_program_is_named, a_missing_program_of_exec_is_named, delete_refuses_a_running_container,
+            delete_leaves_nothing_behind, pause_stops_the_clock, update_changes_limits, ps_lists_the_processes,
+            hooks_are_run_with_the_state, sysctls_are_set, a_malformed_user_is_an_error, ids_are_unique,
+            the_working_folder_cannot_leave_the_root, the_runtimes_file_cannot_be_written,
+            unknown_containers_are_not_found, no_new_privileges_is_as_asked, mounts_are_made,
+        );
+    };
+    (@cases $module:ident, $runtime:expr, $($case:ident),* $(,)?) => {
+        mod $module {
+            #[allow(unused_imports, reason = "the expression may name what the file has in scope")]
+            use super::*;
+
+            $(#[test]
+            fn $case() {
+                $crate::contract::cases::$case(&$crate::contract::Lab::new($runtime));
+            })*
+        }
+    };
+}
