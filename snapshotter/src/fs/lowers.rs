@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open};
 use rustix::io::Errno;
 
+use super::xattrs::OverlayPrefix;
 use super::{FOLDER, file_type, look, open_folder, xattrs};
 
 /// Lower folders, nearest first.
 pub(crate) struct Lowers {
     roots: Vec<OwnedFd>,
+    prefix: OverlayPrefix,
 }
 
 /// What a name shows: the folder of a layer that holds it, and what it is there.
@@ -28,9 +30,9 @@ pub(crate) fn is_whiteout(stat: &Stat) -> bool {
 }
 
 impl Lowers {
-    pub(crate) fn open(folders: &[PathBuf]) -> io::Result<Self> {
+    pub(crate) fn open(folders: &[PathBuf], prefix: OverlayPrefix) -> io::Result<Self> {
         let roots = folders.iter().map(|folder| Ok(open(folder, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty())?)).collect::<io::Result<_>>()?;
-        Ok(Self { roots })
+        Ok(Self { roots, prefix })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -48,7 +50,7 @@ impl Lowers {
             return Ok(None);
         }
         for root in &self.roots {
-            match find_in(root, path)? {
+            match find_in(root, path, self.prefix)? {
                 Found::Here(seen) => return Ok(Some(seen)),
                 Found::Hidden => return Ok(None),
                 Found::Below => {}
@@ -66,7 +68,7 @@ enum Found {
     Below,
 }
 
-fn find_in(root: &OwnedFd, path: &[u8]) -> io::Result<Found> {
+fn find_in(root: &OwnedFd, path: &[u8], prefix: OverlayPrefix) -> io::Result<Found> {
     let mut folder = root.try_clone()?;
     let mut opaque = false;
     let mut names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).peekable();
@@ -87,7 +89,7 @@ fn find_in(root: &OwnedFd, path: &[u8]) -> io::Result<Found> {
             }
             Err(error) => return Err(error),
         };
-        opaque |= xattrs::is_opaque(&folder)?;
+        opaque |= xattrs::is_opaque(&folder, prefix)?;
     }
     // The root itself.
     let stat = fstat(&folder)?;

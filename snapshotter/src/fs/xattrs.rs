@@ -13,10 +13,24 @@ use rustix::io::Errno;
 /// The bounds of the kernel (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
 const MAX_BYTES: usize = 65_536;
 
-/// The attribute by which overlayfs marks a folder that hides what is below it, for root.
-pub(crate) const OPAQUE_TRUSTED: &[u8] = b"trusted.overlay.opaque";
-/// The same with the mount option `userxattr`.
-pub(crate) const OPAQUE_USER: &[u8] = b"user.overlay.opaque";
+/// Where overlayfs keeps its attributes: out of reach for all but root, or with the mount option `userxattr`. The other one is
+/// then nothing but an attribute of somebody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OverlayPrefix {
+    Trusted,
+    User,
+}
+
+impl OverlayPrefix {
+    /// The full name of one of overlayfs's attributes.
+    pub(crate) fn key(self, name: &str) -> Vec<u8> {
+        let prefix = match self {
+            Self::Trusted => "trusted.overlay.",
+            Self::User => "user.overlay.",
+        };
+        format!("{prefix}{name}").into_bytes()
+    }
+}
 
 /// All attributes, ordered by name.
 pub(crate) type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
@@ -54,13 +68,8 @@ pub(crate) fn set(folder: impl AsFd, name: &[u8], key: &[u8], value: &[u8]) -> i
 }
 
 /// Whether the open folder hides what is below it.
-pub(crate) fn is_opaque(folder: impl AsFd) -> io::Result<bool> {
-    for key in [OPAQUE_TRUSTED, OPAQUE_USER] {
-        if get(&folder, b".", key)?.as_deref() == Some(b"y") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+pub(crate) fn is_opaque(folder: impl AsFd, prefix: OverlayPrefix) -> io::Result<bool> {
+    Ok(get(&folder, b".", &prefix.key("opaque"))?.as_deref() == Some(b"y"))
 }
 
 fn get_at(path: &[u8], key: &[u8]) -> io::Result<Option<Vec<u8>>> {

@@ -48,6 +48,8 @@ pub(super) struct Archive<'r> {
     /// What is left of the entry's data, and the padding after it.
     data_left: u64,
     padding: u64,
+    /// What the extended headers of the entry at hand amount to.
+    extension_bytes: usize,
 }
 
 /// What extended headers said about the next entry.
@@ -76,18 +78,27 @@ struct PaxSparse {
 
 impl<'r> Archive<'r> {
     pub(super) fn new(stream: Stream<'r>, limits: Limits) -> Self {
-        Self { stream, limits, data_left: 0, padding: 0 }
+        Self { stream, limits, data_left: 0, padding: 0, extension_bytes: 0 }
     }
 
     /// The next entry; none at the end of the archive. What is left of the last entry's data is skipped.
     pub(super) fn next(&mut self) -> Result<Option<Entry>, LayerError> {
         self.skip_data()?;
+        self.stream.entry += 1;
+        self.extension_bytes = 0;
         let mut extended = Extended::default();
         let mut pending = false;
         loop {
             let mut block = [0; BLOCK];
             if !self.read_header(&mut block)? {
-                return if pending { Err(self.truncated("after an extended header")) } else { Ok(None) };
+                if pending {
+                    return Err(self.truncated("after an extended header"));
+                }
+                self.stream.entry -= 1;
+                return Ok(None);
+            }
+            if self.stream.entry > self.limits.entries {
+                return Err(LayerError::TooMuch { what: "the number of entries", limit: self.limits.entries });
             }
             let header = Header::parse(&block).map_err(|what| self.damaged(what))?;
             match header.kind() {
@@ -160,7 +171,6 @@ impl<'r> Archive<'r> {
 
     /// Whether there is another header. The end is two blocks of zeros, or the end of the bytes, which some writers leave it at.
     fn read_header(&mut self, block: &mut [u8; BLOCK]) -> Result<bool, LayerError> {
-        self.stream.entry += 1;
         let mut zeros = 0;
         loop {
             match self.stream.read_block(block)? {
@@ -172,9 +182,6 @@ impl<'r> Archive<'r> {
                 if zeros > 0 {
                     return Err(self.damaged("one empty block between entries"));
                 }
-                if self.stream.entry > self.limits.entries {
-                    return Err(LayerError::TooMuch { what: "the number of entries", limit: self.limits.entries });
-                }
                 return Ok(true);
             }
             zeros += 1;
@@ -182,7 +189,6 @@ impl<'r> Archive<'r> {
                 break;
             }
         }
-        self.stream.entry -= 1;
         Ok(false)
     }
 
@@ -191,12 +197,13 @@ impl<'r> Archive<'r> {
         self.padding = size_bytes.wrapping_neg() % BLOCK as u64;
     }
 
-    /// The whole data of an extended header.
+    /// The whole data of an extended header. All those of one entry share one limit.
     fn read_extension(&mut self, header: &Header<'_>) -> Result<Vec<u8>, LayerError> {
         let size_bytes = header.size().map_err(|what| self.damaged(what))?;
         let limit = self.limits.header_bytes;
         let length = usize::try_from(size_bytes).unwrap_or(usize::MAX);
-        if length > limit {
+        self.extension_bytes = self.extension_bytes.saturating_add(length);
+        if self.extension_bytes > limit {
             return Err(LayerError::TooMuch { what: "the length of an extended header", limit: limit as u64 });
         }
         self.begin_data(size_bytes);

@@ -21,6 +21,7 @@ use unpack::Unpacker;
 
 pub use encoding::{Compression, Encoding};
 pub use error::LayerError;
+pub(crate) use target::split_lowers;
 pub use target::{Target, TargetError, Whiteouts};
 
 /// The bounds on what one archive may ask for. The defaults are far above real images.
@@ -30,7 +31,7 @@ pub struct Limits {
     pub entries: u64,
     /// The length of a name or a link target, in bytes.
     pub name_bytes: usize,
-    /// The length of one extended header (pax records or a GNU long name), in bytes.
+    /// The length of the extended headers of one entry (pax records, GNU long names), in bytes.
     pub header_bytes: usize,
     /// The number of data segments of one sparse file.
     pub sparse_segments: usize,

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use model::Mount;
 use model::error::{Classify, Kind};
 
+use crate::fs::xattrs::OverlayPrefix;
+
 /// How a deleted file of a lower layer is expressed in the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Whiteouts {
@@ -14,6 +16,16 @@ pub enum Whiteouts {
     OverlayUser,
     /// Not at all: the target holds the files of the lower layers too, and they are deleted.
     Delete,
+}
+
+impl Whiteouts {
+    /// Where overlayfs keeps its attributes.
+    pub(crate) fn prefix(self) -> OverlayPrefix {
+        match self {
+            Self::OverlayTrusted | Self::Delete => OverlayPrefix::Trusted,
+            Self::OverlayUser => OverlayPrefix::User,
+        }
+    }
 }
 
 /// A folder to unpack into.

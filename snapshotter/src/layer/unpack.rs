@@ -78,7 +78,7 @@ impl Unpacker {
         Ok(Self {
             tree: Tree::open(&target.dir).map_err(open)?,
             whiteouts: target.whiteouts,
-            lowers: Lowers::open(&target.parents).map_err(open)?,
+            lowers: Lowers::open(&target.parents, target.whiteouts.prefix()).map_err(open)?,
             umask: umask(),
             writer: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             folder_times: Vec::new(),

@@ -38,12 +38,10 @@ impl Unpacker {
 
     /// Makes a folder hide whatever the folders of the same name below hold.
     pub(super) fn mark_opaque(&self, folder: &Folder, name: &[u8]) -> io::Result<()> {
-        let key = match self.whiteouts {
-            Whiteouts::OverlayTrusted => xattrs::OPAQUE_TRUSTED,
-            Whiteouts::OverlayUser => xattrs::OPAQUE_USER,
-            Whiteouts::Delete => return Ok(()),
-        };
-        xattrs::set(folder, name, key, b"y")
+        match self.whiteouts {
+            Whiteouts::Delete => Ok(()),
+            whiteouts => xattrs::set(folder, name, &whiteouts.prefix().key("opaque"), b"y"),
+        }
     }
 
     /// `name` in the folder at `parent` is gone.
