@@ -1,5 +1,6 @@
 //! A place to run containers in and the few moves the cases are made of. Everything made is removed on drop.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -68,7 +68,7 @@ pub struct Container<'lab> {
     pub pid: i32,
     /// Its output.
     pub streams: Streams,
-    reaped: std::cell::Cell<bool>,
+    ended: Cell<Option<Ended>>,
 }
 
 impl Lab {
@@ -151,7 +151,7 @@ impl Lab {
         let streams = self.streams(id);
         self.finish(&self.executor.create(&create), Some(&streams))?;
         let pid = read_pid(&pid_file);
-        Ok(Container { lab: self, id: id.to_owned(), pid, streams, reaped: false.into() })
+        Ok(Container { lab: self, id: id.to_owned(), pid, streams, ended: Cell::new(None) })
     }
 
     /// Creates and starts.
@@ -217,14 +217,21 @@ impl Container<'_> {
     ///
     /// The executor's.
     pub fn delete(&self, force: bool) -> Result<(), ExecutorError> {
-        self.lab.finish(&self.lab.executor.delete(&self.id, force), None).map(drop)
+        let running = spawn(&self.lab.executor.delete(&self.id, force), StdioFds::default())?;
+        // Some runtimes wait for the init to be reaped, as a shim would do meanwhile.
+        let ended = wait_with(running.pid, || {
+            if force && self.ended.get().is_none() {
+                self.ended.set(try_wait(self.pid));
+            }
+        });
+        self.lab.executor.interpret(&running.finish(ended.unwrap_or(Ended::TimedOut)))
     }
 
     /// Waits for the init.
     #[track_caller]
     pub fn wait(&self) -> Ran {
-        let ended = wait(self.pid).expect("the init ends");
-        self.reaped.set(true);
+        let ended = self.ended.get().or_else(|| wait(self.pid)).expect("the init ends");
+        self.ended.set(Some(ended));
         Ran { ended, output: self.streams.text() }
     }
 
@@ -290,7 +297,7 @@ impl Container<'_> {
 impl Drop for Container<'_> {
     fn drop(&mut self) {
         let _ = self.delete(true);
-        if !self.reaped.get() {
+        if self.ended.get().is_none() {
             wait(self.pid);
         }
     }
@@ -305,22 +312,28 @@ impl Drop for Lab {
 
 /// Waits for a child, at most [`PATIENCE`]; then it is killed.
 pub(super) fn wait(pid: i32) -> Option<Ended> {
-    let pid = Pid::from_raw(pid);
+    wait_with(pid, || {})
+}
+
+fn wait_with(pid: i32, meanwhile: impl Fn()) -> Option<Ended> {
     let end = Instant::now() + PATIENCE;
-    loop {
-        match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(_, code)) => return Some(Ended::Exited(code)),
-            Ok(WaitStatus::Signaled(_, signal, _)) => return Some(Ended::Signaled(signal as i32)),
-            Ok(_) | Err(Errno::EINTR) => {}
-            // The runtime that was its parent may not have ended yet.
-            Err(Errno::ECHILD) if Path::new("/proc").join(pid.to_string()).exists() => {}
-            Err(_) => return None,
+    while Instant::now() < end {
+        if let Some(ended) = try_wait(pid) {
+            return Some(ended);
         }
-        if Instant::now() > end {
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-            return None;
-        }
+        meanwhile();
         std::thread::sleep(Duration::from_millis(1));
+    }
+    let _ = nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    None
+}
+
+fn try_wait(pid: i32) -> Option<Ended> {
+    match waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::Exited(_, code)) => Some(Ended::Exited(code)),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Some(Ended::Signaled(signal as i32)),
+        // Not ended, or not our child yet: the runtime that was its parent may not have ended.
+        Ok(_) | Err(_) => None,
     }
 }
 
@@ -353,8 +366,8 @@ pub(super) fn receive_terminal(listener: &UnixListener) -> OwnedFd {
 }
 
 /// Reads from a terminal until `text` comes.
-pub(super) fn read_until(terminal: OwnedFd, text: &str) -> String {
-    let mut file = File::from(terminal);
+pub(super) fn read_until(terminal: &OwnedFd, text: &str) -> String {
+    let mut file = File::from(terminal.try_clone().expect("descriptors are left"));
     let mut read = Vec::new();
     let mut buffer = [0; 1024];
     loop {
