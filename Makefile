@@ -67,4 +67,4 @@ test: deps check unit ## All of it: what CI runs
 	@echo "make test: everything passed"
 
 bench: deps build-release ## Compare with Debian's containerd, on this machine, in one run
-	@GANTRY_BIN="$(TARGET)/gantry-release" bench/run.sh
+	GANTRY_BIN="$(TARGET)/gantry-release" cargo run --locked --release -p tests --bin gantry-bench
