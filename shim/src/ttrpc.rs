@@ -1,0 +1,243 @@
+//! The server side of ttrpc: connections, whole requests in, responses out.
+//!
+//! Knows frames and no method. Never blocks: what a client does not read waits in a bounded buffer, and a client that
+//! lets it overflow loses its connection. Many requests of one connection may be open at the same time, and are answered
+//! in any order.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use proto::ttrpc::{Decoder, FrameKind, Request, Response, encode};
+use rustix::net::sockopt::socket_peercred;
+
+use crate::log;
+use crate::poll::{EventFlags, Key, Poll};
+
+/// The most clients at once. A daemon has one or two.
+const MAX_CONNECTIONS: usize = 64;
+/// The most requests of one connection that wait for an answer: one `Wait` for each exec, and some more.
+const MAX_OPEN_CALLS: usize = 8192;
+/// The most that is kept for a client that does not read.
+const MAX_UNSENT_BYTES: usize = 8 << 20;
+/// How much is read from one connection before the others get their turn.
+const READ_BYTES: usize = 8 << 10;
+/// Buffers larger than this are given back once they are empty.
+const KEPT_BUFFER_BYTES: usize = 4 << 10;
+
+/// Where an answer goes. Stays valid, without effect, when the connection is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ReplyTo {
+    connection: Key,
+    stream_id: u32,
+}
+
+impl ReplyTo {
+    /// Whether the answer would go to that connection.
+    pub(crate) fn is_of(self, connection: Key) -> bool {
+        self.connection == connection
+    }
+}
+
+/// What came of the readiness of a connection.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// Requests, in the order in which they came; perhaps none.
+    Calls(Vec<(ReplyTo, Request)>),
+    /// The connection is gone, after these last requests.
+    Closed(Vec<(ReplyTo, Request)>),
+}
+
+/// The listening socket and all connections to it.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    listener: UnixListener,
+    connections: BTreeMap<Key, Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    socket: UnixStream,
+    decoder: Decoder,
+    unsent: Vec<u8>,
+    /// Whether the socket is watched for room to write.
+    waits_to_write: bool,
+    open_calls: usize,
+}
+
+impl Clients {
+    /// Listens on `listener`, whose readiness will be reported under `key`.
+    ///
+    /// # Errors
+    /// The socket cannot be watched.
+    pub(crate) fn new(listener: UnixListener, key: Key, poll: &Poll) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        poll.add(&listener, key, EventFlags::IN)?;
+        Ok(Self { listener, connections: BTreeMap::new() })
+    }
+
+    /// Takes in everyone who waits at the door, and gives the keys under which they will be reported.
+    pub(crate) fn accept(&mut self, poll: &mut Poll) -> Vec<Key> {
+        let mut keys = Vec::new();
+        loop {
+            let socket = match self.listener.accept() {
+                Ok((socket, _)) => socket,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        log::warning!("cannot accept a connection: {error}");
+                    }
+                    return keys;
+                }
+            };
+            if let Err(reason) = self.admit(&socket) {
+                log::warning!("connection refused: {reason}");
+                continue;
+            }
+            let key = poll.key();
+            if socket.set_nonblocking(true).and_then(|()| poll.add(&socket, key, EventFlags::IN)).is_ok() {
+                self.connections.insert(key, Connection::new(socket));
+                keys.push(key);
+            }
+        }
+    }
+
+    /// Only our own user may command a shim; the socket's mode says so too, but modes get changed.
+    fn admit(&self, socket: &UnixStream) -> Result<(), String> {
+        let peer = socket_peercred(socket).map_err(|error| format!("peer is unknown: {error}"))?;
+        let own = rustix::process::geteuid();
+        if peer.uid != own {
+            return Err(format!("peer has uid {}, not {}", peer.uid.as_raw(), own.as_raw()));
+        }
+        if self.connections.len() >= MAX_CONNECTIONS {
+            return Err(format!("{MAX_CONNECTIONS} connections are open"));
+        }
+        Ok(())
+    }
+
+    /// Reads and writes what the connection is ready for.
+    pub(crate) fn ready(&mut self, key: Key, flags: EventFlags, poll: &Poll) -> Input {
+        let Some(connection) = self.connections.get_mut(&key) else { return Input::Calls(Vec::new()) };
+        let mut calls = Vec::new();
+        let mut open = true;
+        if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
+            open = connection.read(key, &mut calls);
+        }
+        if open && (flags.contains(EventFlags::OUT) || !connection.unsent.is_empty()) {
+            open = connection.flush(key, poll);
+        }
+        if open {
+            return Input::Calls(calls);
+        }
+        self.close(key, poll);
+        Input::Closed(calls)
+    }
+
+    /// Sends an answer, or as much of it as the client takes now. Gives the connection's key when that ended it.
+    pub(crate) fn reply(&mut self, to: ReplyTo, response: &Response, poll: &Poll) -> Option<Key> {
+        let connection = self.connections.get_mut(&to.connection)?;
+        connection.open_calls = connection.open_calls.saturating_sub(1);
+        let was_empty = connection.unsent.is_empty();
+        if let Err(too_long) = encode(FrameKind::Response, to.stream_id, response, &mut connection.unsent) {
+            let failed = Response::failed(proto::status::of(&too_long));
+            let _ = encode(FrameKind::Response, to.stream_id, &failed, &mut connection.unsent);
+        }
+        let alive = if was_empty { connection.flush(to.connection, poll) } else { true };
+        if alive && connection.unsent.len() <= MAX_UNSENT_BYTES {
+            return None;
+        }
+        self.close(to.connection, poll);
+        Some(to.connection)
+    }
+
+    fn close(&mut self, key: Key, poll: &Poll) {
+        if let Some(connection) = self.connections.remove(&key) {
+            poll.remove(&connection.socket);
+        }
+    }
+}
+
+impl Connection {
+    fn new(socket: UnixStream) -> Self {
+        Self { socket, decoder: Decoder::new(), unsent: Vec::new(), waits_to_write: false, open_calls: 0 }
+    }
+
+    /// Reads once and takes out whole requests; false at the end of the connection.
+    fn read(&mut self, key: Key, calls: &mut Vec<(ReplyTo, Request)>) -> bool {
+        let mut buffer = [0; READ_BYTES];
+        let count = match self.socket.read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(count) => count,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return true;
+            }
+            Err(_) => return false,
+        };
+        self.decoder.extend(&buffer[..count]);
+        loop {
+            let (stream_id, request) = match self.decoder.decode() {
+                Ok(None) => return true,
+                Ok(Some(frame)) if frame.kind == FrameKind::Request => (
+                    frame.stream_id,
+                    prost::Message::decode(frame.payload).map_err(|error: prost::DecodeError| {
+                        proto::status::new(model::Kind::InvalidArgument, format!("malformed request: {error}"))
+                    }),
+                ),
+                // Responses and pieces of streams: nothing that we have asked for.
+                Ok(Some(_)) => continue,
+                Err(too_long) => (too_long.stream_id, Err(proto::status::of(&too_long))),
+            };
+            let refusal = match request {
+                Ok(_) if self.open_calls >= MAX_OPEN_CALLS => proto::status::new(
+                    model::Kind::ResourceExhausted,
+                    format!("{MAX_OPEN_CALLS} requests of this connection are open"),
+                ),
+                Ok(request) => {
+                    self.open_calls += 1;
+                    calls.push((ReplyTo { connection: key, stream_id }, request));
+                    continue;
+                }
+                Err(status) => status,
+            };
+            // The caller flushes.
+            let _ = encode(FrameKind::Response, stream_id, &Response::failed(refusal), &mut self.unsent);
+            if self.unsent.len() > MAX_UNSENT_BYTES {
+                return false;
+            }
+        }
+    }
+
+    /// Writes what is unsent and asks to be told when more can be written; false when the connection is broken.
+    fn flush(&mut self, key: Key, poll: &Poll) -> bool {
+        if self.write().is_err() {
+            return false;
+        }
+        let waits = !self.unsent.is_empty();
+        if waits == self.waits_to_write {
+            return true;
+        }
+        self.waits_to_write = waits;
+        let interest = if waits { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+        poll.change(&self.socket, key, interest).is_ok()
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        let mut sent = 0;
+        let result = loop {
+            if sent == self.unsent.len() {
+                break Ok(());
+            }
+            match self.socket.write(&self.unsent[sent..]) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        self.unsent.drain(..sent);
+        if self.unsent.is_empty() && self.unsent.capacity() > KEPT_BUFFER_BYTES {
+            self.unsent = Vec::new();
+        }
+        result
+    }
+}
