@@ -14,6 +14,7 @@ pub mod events;
 pub mod gc;
 pub mod home;
 pub mod meta;
+pub mod mounts;
 pub mod namespaces;
 pub mod plugins;
 pub mod publish;

@@ -12,6 +12,7 @@ pub mod barrier;
 pub mod busy;
 pub mod content;
 pub mod images;
+pub mod layers;
 pub mod leases;
 pub mod snapshots;
 
