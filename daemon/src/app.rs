@@ -171,8 +171,8 @@ impl App {
         let ttrpc = UnixListener::from_std(ttrpc).map_err(ServeError::Socket)?;
         let routes = self.routes(&stop)?;
 
-        let recovery = self.parts.tasks.recover().await;
-        info!(?recovery, "tasks found");
+        // It says itself what it found.
+        let _ = self.parts.tasks.recover().await;
         let shims = Forward::new(self.parts.tasks.clone());
         let shims_stop = self.stop.child_token();
         let shims = ttrpc::Server::new(shims, self.tracker.clone(), shims_stop.clone());

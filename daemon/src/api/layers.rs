@@ -107,11 +107,11 @@ impl Journey {
         self.span.in_scope(|| match status {
             None => debug!(?took, "request done"),
             Some(status) => {
-                let (code, message) = (status.code(), status.message());
+                let (code, error) = (status.code(), status.message());
                 match code {
-                    Code::Internal | Code::DataLoss => error!(?took, ?code, message, "request failed"),
-                    Code::Unknown | Code::ResourceExhausted => warn!(?took, ?code, message, "request failed"),
-                    _ => debug!(?took, ?code, message, "request failed"),
+                    Code::Internal | Code::DataLoss => error!(?took, ?code, error, "request failed"),
+                    Code::Unknown | Code::ResourceExhausted => warn!(?took, ?code, error, "request failed"),
+                    _ => debug!(?took, ?code, error, "request failed"),
                 }
             }
         });
