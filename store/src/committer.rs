@@ -7,21 +7,23 @@
 //! ```
 //!
 //! Small groups are not only for speed: sled 0.34.7 was seen to hang when hundreds of changes waited for one flush.
-//! A closure that fails or panics leaves nothing behind. A flush that fails stops the store: what is on disk is then
-//! unknown, and only opening it again can tell.
+//! A closure that fails or panics leaves nothing behind. When the engine fails, for one because the disk is full, what is
+//! on disk is unknown, and only opening it again can tell: that is done at once, and as long as it does not succeed
+//! again whenever a request comes, but not all the time.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 
+use crate::engine::MetaStore;
 use crate::error::{EngineError, StoreError};
 use crate::overlay::Overlay;
-use crate::shared::{CommitError, Shared};
+use crate::shared::Shared;
 use crate::tx::Tx;
 
 /// The most requests in one group.
@@ -30,6 +32,20 @@ pub const GROUP_REQUESTS: usize = 16;
 pub const GROUP_BYTES: usize = 64 * 1024;
 /// The most requests that may wait: about a second of work.
 pub const QUEUE: usize = 4096;
+
+/// The time between two attempts to open a failed engine again.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// Closes a failed engine and opens it again.
+pub(crate) type Reopen = Box<dyn FnMut(Option<Box<dyn MetaStore>>) -> Result<Box<dyn MetaStore>, Reopening> + Send>;
+
+/// How opening again failed.
+pub(crate) enum Reopening {
+    /// Another attempt may succeed.
+    Failed(EngineError),
+    /// The engine hangs; another attempt would hang, too.
+    Hangs(EngineError),
+}
 
 /// A request without its types.
 pub(crate) trait Job: Send {
@@ -81,24 +97,17 @@ pub(crate) struct Watch {
     started: Instant,
     /// When the group that is being written began, in milliseconds since `started`, plus 1; 0 between groups.
     writing_since: AtomicU64,
-    /// Why it stopped.
-    stopped: OnceLock<Arc<EngineError>>,
 }
 
 impl Watch {
     pub(crate) fn new() -> Self {
-        Self { started: Instant::now(), writing_since: AtomicU64::new(0), stopped: OnceLock::new() }
+        Self { started: Instant::now(), writing_since: AtomicU64::new(0) }
     }
 
     /// For how long the current group is being written.
     pub(crate) fn writing_for(&self) -> Option<Duration> {
         let since = self.writing_since.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.started.elapsed().saturating_sub(Duration::from_millis(since)))
-    }
-
-    /// Why the store is stopped.
-    pub(crate) fn stopped(&self) -> Option<StoreError> {
-        self.stopped.get().map(|error| StoreError::Stopped(Arc::clone(error)))
     }
 
     fn begin(&self) {
@@ -111,19 +120,64 @@ impl Watch {
     }
 }
 
-/// Works until nobody can submit any more and the queue is empty.
-pub(crate) fn run(queue: &Receiver<Box<dyn Job>>, shared: &Shared, watch: &Watch) {
-    while let Ok(first) = queue.recv() {
-        if let Some(error) = watch.stopped() {
-            first.answer(Some(error));
-            continue;
+/// What the committer thread works with.
+pub(crate) struct Committer {
+    pub(crate) queue: Receiver<Box<dyn Job>>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) watch: Arc<Watch>,
+    pub(crate) reopen: Reopen,
+}
+
+impl Committer {
+    /// Works until nobody can submit any more and the queue is empty.
+    pub(crate) fn run(mut self) {
+        let mut next_attempt = Some(Instant::now());
+        while let Ok(first) = self.queue.recv() {
+            self.watch.begin();
+            if self.shared.needs_reopening() && next_attempt.is_some_and(|at| at <= Instant::now()) {
+                next_attempt = self.reopen(None);
+            }
+            if let Some(error) = self.shared.stopped() {
+                first.answer(Some(error));
+                self.watch.end();
+                continue;
+            }
+            let (group, changes) = gather(first, &self.queue, &self.shared);
+            let failed = write(&self.shared, &changes);
+            if self.shared.needs_reopening() {
+                next_attempt = self.reopen(failed.as_ref());
+            }
+            self.watch.end();
+            for job in group {
+                job.answer(failed.clone());
+            }
         }
-        watch.begin();
-        let (group, changes) = gather(first, queue, shared);
-        let failed = write(shared, &changes, watch);
-        watch.end();
-        for job in group {
-            job.answer(failed.clone());
+    }
+
+    /// Opens the engine again; when to try next if that failed, `None` if never.
+    fn reopen(&mut self, because: Option<&StoreError>) -> Option<Instant> {
+        let because = match because {
+            Some(StoreError::Engine(error)) => Arc::clone(error),
+            _ => Arc::new(EngineError::Engine { what: "reading", detail: "it failed".to_owned() }),
+        };
+        tracing::error!(error = &*because as &dyn std::error::Error, "metadata engine failed, opening it again");
+        let old = self.shared.take_engine(because);
+        match (self.reopen)(old) {
+            Ok(engine) => {
+                self.shared.replace(engine);
+                tracing::info!("metadata engine opened again");
+                Some(Instant::now())
+            }
+            Err(Reopening::Failed(error)) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "metadata engine not opened");
+                self.shared.take_engine(Arc::new(error));
+                Some(Instant::now() + REOPEN_PAUSE)
+            }
+            Err(Reopening::Hangs(error)) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "metadata engine not opened, it hangs");
+                self.shared.take_engine(Arc::new(error));
+                None
+            }
         }
     }
 }
@@ -148,25 +202,17 @@ fn gather(first: Box<dyn Job>, queue: &Receiver<Box<dyn Job>>, shared: &Shared) 
 }
 
 /// Writes the changes of a group; why that failed, if it did.
-fn write(shared: &Shared, changes: &Overlay, watch: &Watch) -> Option<StoreError> {
+fn write(shared: &Shared, changes: &Overlay) -> Option<StoreError> {
     if changes.is_empty() {
         return None;
     }
     // Engines have assertions of their own. After one of them nothing is known, as after a failed flush.
     let committed = catch_unwind(AssertUnwindSafe(|| shared.commit(changes))).unwrap_or_else(|panic| {
+        shared.note_failure();
         let detail = panic_text(&*panic);
-        Err(CommitError::InDoubt(EngineError::Engine { what: "the engine panicked", detail }))
+        Err(EngineError::Engine { what: "the engine panicked", detail }.into())
     });
-    match committed {
-        Ok(()) => None,
-        Err(CommitError::Untouched(error)) => Some(error),
-        Err(CommitError::InDoubt(error)) => {
-            let error = Arc::new(error);
-            tracing::error!(error = &*error as &dyn std::error::Error, "metadata store stopped");
-            let _ = watch.stopped.set(Arc::clone(&error));
-            Some(StoreError::Engine(error))
-        }
-    }
+    committed.err()
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {

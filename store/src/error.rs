@@ -49,7 +49,7 @@ impl EngineError {
 /// It is cheap to clone, since one failed flush is the failure of every request of its group.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// The engine failed. A write that ended so may or may not be found after the next start.
+    /// The engine failed. A write that ended so was made as a whole or not at all; which of it, only reading tells.
     #[error("metadata store")]
     Engine(#[source] Arc<EngineError>),
     /// A stored value cannot be read.
@@ -107,8 +107,8 @@ pub enum StoreError {
         /// The text of the panic.
         text: String,
     },
-    /// An earlier flush failed, so that nothing more can be promised until the store is opened again.
-    #[error("the metadata store is stopped after a failed write")]
+    /// The engine failed and could not be opened again, so nothing can be read or written until it can.
+    #[error("the metadata store is stopped after a failure")]
     Stopped(#[source] Arc<EngineError>),
     /// The store was closed before the request ran.
     #[error("the metadata store is closed")]

@@ -29,6 +29,7 @@ mod pending;
 mod read;
 pub mod record;
 mod redb_engine;
+mod reserve;
 mod shared;
 mod sled_engine;
 mod store;

@@ -13,12 +13,13 @@ use futures_channel::oneshot;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::atomic::sync_dir;
-use crate::committer::{self, Job, QUEUE, Request, Watch};
+use crate::committer::{Committer, Job, QUEUE, Reopen, Reopening, Request, Watch};
 use crate::engine::MetaStore;
 use crate::error::{EngineError, OpenCause, OpenError, StoreError};
 use crate::pending::Pending;
 use crate::read::{Read, Reader};
 use crate::redb_engine::RedbEngine;
+use crate::reserve;
 use crate::shared::Shared;
 use crate::sled_engine::SledEngine;
 use crate::table::{Record, Table};
@@ -120,20 +121,19 @@ impl Store {
         let home = dir.join(options.engine.name());
         make_dir(&home).map_err(io("cannot make the engine's folder")).map_err(failed)?;
         sync_dir(dir).map_err(io("cannot sync the folder")).map_err(failed)?;
-        let engine = open_engine(home, options).map_err(failed)?;
-        let store = Self::over(engine, lock);
+        let engine = open_engine(home.clone(), options, None).map_err(failed)?;
+        reserve::take(dir);
+        let store = Self::over(engine, Box::new(move |old| reopen_engine(&home, options, old)), lock);
         store.check_schema().map_err(failed)?;
         Ok(store)
     }
 
-    fn over(engine: Box<dyn MetaStore>, lock: File) -> Self {
+    fn over(engine: Box<dyn MetaStore>, reopen: Reopen, lock: File) -> Self {
         let shared = Arc::new(Shared::new(engine));
         let watch = Arc::new(Watch::new());
         let (queue, requests) = mpsc::sync_channel(QUEUE);
-        let committer = {
-            let (shared, watch) = (Arc::clone(&shared), Arc::clone(&watch));
-            spawn("store-committer", move || committer::run(&requests, &shared, &watch))
-        };
+        let committer = Committer { queue: requests, shared: Arc::clone(&shared), watch: Arc::clone(&watch), reopen };
+        let committer = spawn("store-committer", move || committer.run());
         let inner = Inner { shared, watch, queue: Some(queue), committer: Mutex::new(Some(committer)), _lock: lock };
         Self { inner: Arc::new(inner) }
     }
@@ -186,9 +186,9 @@ impl Store {
         self.inner.watch.writing_for()
     }
 
-    /// Why nothing can be written any more, `None` if all is well.
+    /// Why nothing can be read or written at present, `None` if all is well. Requests make the store try to go on.
     pub fn stopped(&self) -> Option<StoreError> {
-        self.inner.watch.stopped()
+        self.inner.shared.stopped()
     }
 
     fn check_schema(&self) -> Result<(), OpenCause> {
@@ -258,13 +258,35 @@ fn other_engine(dir: &Path, wanted: Engine) -> Option<Engine> {
     if present(&wanted) { None } else { Engine::ALL.into_iter().find(present) }
 }
 
-fn open_engine(home: PathBuf, options: Options) -> Result<Box<dyn MetaStore>, OpenCause> {
+/// Opens the engine, after closing `old`, in a thread of its own: if it hangs the caller gets its turn all the same.
+fn open_engine(
+    home: PathBuf,
+    options: Options,
+    old: Option<Box<dyn MetaStore>>,
+) -> Result<Box<dyn MetaStore>, OpenCause> {
     let (done, opened) = mpsc::sync_channel(1);
-    // An engine that hangs while opening keeps its thread; the caller gets its turn all the same.
     spawn("store-open", move || {
+        drop(old);
+        // Nobody takes it when the time was up; then it is closed again.
         let _ = done.send(open_patiently(&home, options.engine));
     });
     wait_for(&opened, options.open_limit)
+}
+
+fn reopen_engine(
+    home: &Path,
+    options: Options,
+    old: Option<Box<dyn MetaStore>>,
+) -> Result<Box<dyn MetaStore>, Reopening> {
+    let failed = |detail| EngineError::Engine { what: "opening it again", detail };
+    if home.parent().is_some_and(reserve::give_up) {
+        tracing::warn!("space reserved for the metadata store given up");
+    }
+    open_engine(home.to_owned(), options, old).map_err(|cause| match cause {
+        OpenCause::Damaged(error) => Reopening::Failed(error),
+        OpenCause::Timeout { .. } => Reopening::Hangs(failed(cause.to_string())),
+        cause => Reopening::Failed(failed(cause.to_string())),
+    })
 }
 
 fn wait_for(
@@ -318,3 +340,6 @@ fn make_dir(dir: &Path) -> io::Result<()> {
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     thread::Builder::new().name(name.to_owned()).spawn(work).expect("a process that opens a store may start a thread")
 }
+
+#[cfg(test)]
+mod tests;
