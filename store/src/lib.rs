@@ -19,6 +19,7 @@
 
 pub mod atomic;
 pub mod blob;
+pub mod check;
 mod chunks;
 mod committer;
 mod engine;
