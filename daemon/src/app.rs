@@ -9,21 +9,26 @@
 //! A socket is there before it is served: a client that comes early waits in the backlog. Shims stay; what they have to say while
 //! nobody listens, they say to the next daemon.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::grpc::health::v1::health_server::HealthServer;
 use proto::services::containers::v1::containers_server::ContainersServer;
+use proto::services::content::v1::content_server::ContentServer;
+use proto::services::diff::v1::diff_server::DiffServer;
 use proto::services::events::v1::events_server::EventsServer;
+use proto::services::images::v1::images_server::ImagesServer;
 use proto::services::introspection::v1::introspection_server::IntrospectionServer;
+use proto::services::leases::v1::leases_server::LeasesServer;
 use proto::services::namespaces::v1::namespaces_server::NamespacesServer;
+use proto::services::snapshots::v1::snapshots_server::SnapshotsServer;
 use proto::services::tasks::v1::tasks_server::TasksServer;
 use proto::services::version::v1::version_server::VersionServer;
 use sd_notify::NotifyState;
 use snapshotter::{SnapshotError, Snapshotter, copy, overlay};
 use store::Store;
+use store::blob::{BlobError, BlobStore};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,7 +41,11 @@ use crate::blocking;
 use crate::config::{Config, Engine, Level};
 use crate::containers::Containers;
 use crate::events::Bus;
+use crate::gc::schedule::{self, Trigger};
 use crate::home::{Home, HomeError};
+use crate::meta::content::Sharing;
+use crate::meta::{self, Drivers, Meta};
+use crate::mounts::MountDir;
 use crate::namespaces::Namespaces;
 use crate::plugins::{self, Driver, Plugin};
 use crate::serve::{ServeError, serve};
@@ -57,6 +66,9 @@ pub enum StartError {
     /// The metadata store cannot be opened.
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    /// The blobs cannot be used.
+    #[error("cannot open the content store")]
+    Content(#[from] BlobError),
     /// A plugin that the configuration requires is not there.
     #[error("required plugin {name} is not there")]
     Required {
@@ -92,6 +104,8 @@ struct Parts {
     bus: Bus,
     namespaces: Namespaces,
     containers: Containers,
+    meta: Meta,
+    mounts: MountDir,
     tasks: Tasks,
 }
 
@@ -139,17 +153,29 @@ impl App {
         let config = Arc::new(config);
         adjust_oom_score(config.oom_score);
         let opened = Arc::clone(&config);
-        let (home, store, drivers) = blocking::run(move || open_folders(&opened)).await?;
+        let Opened { home, store, blobs, drivers } = blocking::run(move || open_folders(&opened)).await?;
         let told: Vec<_> = drivers.iter().map(|(name, driver)| describe(name, driver)).collect();
         let rows = plugins::rows(&config, &told);
         check_required(&config, &rows)?;
         let bus = Bus::new();
         let tasks =
             Tasks::new(task_settings(&config), store.clone(), bus.clone(), tracker.clone(), stop.clone());
+        let trigger = Trigger::default();
+        let sharing = if config.isolated_content { Sharing::Isolated } else { Sharing::Shared };
+        let meta = Meta::new(meta::Parts {
+            store: store.clone(),
+            blobs,
+            sharing,
+            drivers,
+            bus: bus.clone(),
+            trigger: trigger.clone(),
+        });
         let parts = Parts {
             bus: bus.clone(),
-            namespaces: Namespaces::new(store.clone(), bus.clone()),
-            containers: Containers::new(store.clone(), bus.clone(), Arc::new(|| {})),
+            namespaces: Namespaces::new(store.clone(), bus.clone(), trigger),
+            containers: Containers::new(store.clone(), bus.clone(), &meta),
+            meta,
+            mounts: MountDir::new(config.state.join("mounts")),
             tasks: tasks.clone(),
         };
         let state = State { traffic: Traffic::default(), bus, store, tasks, tracker: tracker.clone() };
@@ -177,6 +203,11 @@ impl App {
         let shims_stop = self.stop.child_token();
         let shims = ttrpc::Server::new(shims, self.tracker.clone(), shims_stop.clone());
         let heard = self.tracker.spawn(shims.serve(ttrpc));
+
+        let mounts = self.parts.mounts.clone();
+        blocking::run(move || mounts.clear()).await;
+        let meta = self.parts.meta.clone();
+        self.tracker.spawn(schedule::run(meta, self.config.gc.clone(), self.stop.child_token()));
 
         let bus = self.parts.bus.clone();
         let stopping = stop.clone();
@@ -223,6 +254,11 @@ impl App {
             .add_service(sized!(IntrospectionServer, introspection))
             .add_service(sized!(NamespacesServer, api::namespaces::Service::new(parts.namespaces.clone())))
             .add_service(sized!(ContainersServer, api::containers::Service::new(parts.containers.clone())))
+            .add_service(sized!(ContentServer, api::content::Service::new(parts.meta.clone())))
+            .add_service(sized!(ImagesServer, api::images::Service::new(parts.meta.clone())))
+            .add_service(sized!(LeasesServer, api::leases::Service::new(parts.meta.clone())))
+            .add_service(sized!(SnapshotsServer, api::snapshots::Service::new(parts.meta.clone())))
+            .add_service(sized!(DiffServer, api::diff::Service::new(parts.meta.clone(), parts.mounts.clone())))
             .add_service(sized!(TasksServer, api::tasks::TasksService::new(parts.tasks.clone())))
             .add_service(sized!(EventsServer, api::events::Events::new(parts.bus.clone()))))
     }
@@ -243,9 +279,15 @@ const SERVICES: &[&str] = &[
     "containerd.services.version.v1.Version",
 ];
 
-type Drivers = BTreeMap<String, Arc<dyn Snapshotter>>;
+/// What is on disk.
+struct Opened {
+    home: Home,
+    store: Store,
+    blobs: BlobStore,
+    drivers: Drivers,
+}
 
-fn open_folders(config: &Config) -> Result<(Home, Store, Drivers), StartError> {
+fn open_folders(config: &Config) -> Result<Opened, StartError> {
     let home = Home::open(config)?;
     let engine = match config.engine {
         Engine::Sled => store::Engine::Sled,
@@ -256,15 +298,18 @@ fn open_folders(config: &Config) -> Result<(Home, Store, Drivers), StartError> {
         options.open_limit = limit;
     }
     let store = Store::open(&home.metadata(), options)?;
+    let blobs = BlobStore::open(&home.content())?;
     let drivers = open_drivers(config, &home, &store);
-    Ok((home, store, drivers))
+    Ok(Opened { home, store, blobs, drivers })
 }
 
 /// Opens the snapshot drivers that are not switched off. One that this machine cannot run is left out, and said so.
 fn open_drivers(config: &Config, home: &Home, store: &Store) -> Drivers {
     let overlay = || {
         let root = config.overlay.root_path.clone().unwrap_or_else(|| home.snapshots(overlay::NAME));
-        let driver = overlay::Overlay::open(&root, store.clone(), overlay::Options::default())?;
+        let mount_options = config.overlay.mount_options.clone();
+        let options = overlay::Options { mount_options, ..overlay::Options::default() };
+        let driver = overlay::Overlay::open(&root, store.clone(), options)?;
         Ok(Arc::new(driver) as Arc<dyn Snapshotter>)
     };
     let native = || {

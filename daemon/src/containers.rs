@@ -4,6 +4,7 @@
 //! image or a snapshot that a container names need not exist.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use model::error::{Classify, Kind};
@@ -20,6 +21,10 @@ use store::{Read, Store, StoreError, key, last_part, prefix};
 use crate::api::fields::{self, Path, UnknownPath};
 use crate::blocking;
 use crate::events::Bus;
+use crate::gc::node::{Node, Object};
+use crate::gc::schedule::Trigger;
+use crate::meta::Meta;
+use crate::meta::barrier::Barrier;
 use crate::namespaces;
 
 /// How many records are read at once when all are looked through.
@@ -101,27 +106,20 @@ impl Fields for Container {
     }
 }
 
-/// Hears of containers that are gone, because what they held may be garbage now.
-pub type OnDelete = std::sync::Arc<dyn Fn() + Send + Sync>;
-
 /// All containers.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Containers {
     store: Store,
     bus: Bus,
-    on_delete: OnDelete,
-}
-
-impl std::fmt::Debug for Containers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Containers").field("store", &self.store).finish_non_exhaustive()
-    }
+    barrier: Arc<Barrier>,
+    trigger: Trigger,
 }
 
 impl Containers {
-    /// The containers kept in `store`; changes are told to `bus`, deletions to `on_delete` too.
-    pub fn new(store: Store, bus: Bus, on_delete: OnDelete) -> Self {
-        Self { store, bus, on_delete }
+    /// The containers kept in `store`; changes are told to `bus`, and to the collection of `meta`, since containers hold
+    /// snapshots and whatever their labels refer to.
+    pub fn new(store: Store, bus: Bus, meta: &Meta) -> Self {
+        Self { store, bus, barrier: Arc::clone(meta.barrier()), trigger: meta.trigger().clone() }
     }
 
     /// One container.
@@ -175,15 +173,19 @@ impl Containers {
         check(&record)?;
         record.labels = labels::without_empty(record.labels);
         let (scope, created, stored) = (namespace.clone(), id.clone(), record.clone());
+        let barrier = Arc::clone(&self.barrier);
         let change = self.store.submit(move |tx| {
             let key = key(&[scope.as_str(), created.as_str()])?;
             if tx.contains(&CONTAINERS, &key)? {
                 return Err(ContainerError::Exists { id: created });
             }
             namespaces::ensure(tx, &scope)?;
-            Ok(tx.put(&CONTAINERS, &key, &stored)?)
+            tx.put(&CONTAINERS, &key, &stored)?;
+            barrier.touch(&scope, || held(created.as_str(), &stored));
+            Ok(())
         });
         change.await?;
+        self.trigger.changed();
         let runtime = container_create::Runtime {
             name: record.runtime.name.clone(),
             options: record.runtime.options.clone().map(any_to_wire),
@@ -207,15 +209,18 @@ impl Containers {
         if sent.id.is_empty() {
             return Err(ContainerError::Nothing);
         }
-        let scope = namespace.clone();
+        let (scope, barrier) = (namespace.clone(), Arc::clone(&self.barrier));
         let change = self.store.submit(move |tx| {
             let key = key(&[scope.as_str(), &sent.id])?;
             let stored = tx.get(&CONTAINERS, &key)?.ok_or_else(|| missing(&scope, &sent.id))?;
             let record = updated(stored, &sent, paths.as_deref())?;
             tx.put(&CONTAINERS, &key, &record)?;
+            barrier.touch(&scope, || held(&sent.id, &record));
             Ok::<_, ContainerError>(Container { id: sent.id, record })
         });
         let container = change.await?;
+        // What it held before may be garbage now.
+        self.trigger.deleted();
         let event = ContainerUpdate {
             id: container.id.clone(),
             image: container.record.image.clone(),
@@ -241,9 +246,16 @@ impl Containers {
         });
         change.await?;
         self.bus.publish(namespace, "/containers/delete", &ContainerDelete { id });
-        (self.on_delete)();
+        self.trigger.deleted();
         Ok(())
     }
+}
+
+/// What a container holds against collection.
+fn held(id: &str, record: &ContainerRecord) -> Vec<Node> {
+    let snapshot = (!record.snapshot_key.is_empty())
+        .then(|| Node::snapshot(record.snapshotter.as_str(), record.snapshot_key.as_str()));
+    Object::container(id.to_owned(), snapshot, record.labels.clone()).holds()
 }
 
 fn missing(namespace: &Namespace, id: &str) -> ContainerError {

@@ -19,6 +19,7 @@ use store::{Read, Record, Store, StoreError, Table, Tx, key, key_parts, prefix};
 
 use crate::blocking;
 use crate::events::Bus;
+use crate::gc::schedule::Trigger;
 
 /// Why a namespace could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -93,12 +94,13 @@ pub fn ensure(tx: &mut Tx<'_>, namespace: &Namespace) -> Result<(), StoreError> 
 pub struct Namespaces {
     store: Store,
     bus: Bus,
+    trigger: Trigger,
 }
 
 impl Namespaces {
-    /// The namespaces kept in `store`; changes are told to `bus`.
-    pub fn new(store: Store, bus: Bus) -> Self {
-        Self { store, bus }
+    /// The namespaces kept in `store`; changes are told to `bus`, and deletions to `trigger`.
+    pub fn new(store: Store, bus: Bus, trigger: Trigger) -> Self {
+        Self { store, bus, trigger }
     }
 
     /// The labels of a namespace; none if it was never created, or never can be by that name.
@@ -199,6 +201,7 @@ impl Namespaces {
         });
         change.await?;
         self.bus.publish(&name, "/namespaces/delete", &NamespaceDelete { name: name.to_string() });
+        self.trigger.deleted();
         Ok(())
     }
 }

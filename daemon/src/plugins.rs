@@ -97,7 +97,7 @@ pub fn rows(config: &Config, drivers: &[Driver]) -> Vec<Plugin> {
     let engine = if config.engine == crate::config::Engine::Redb { "redb" } else { "sled" };
     let gc = &config.gc;
     rows.extend([
-        Plugin::new(METADATA, engine, &[CONTENT, SNAPSHOTTER]).export("policy", "shared"),
+        Plugin::new(METADATA, engine, &[CONTENT, SNAPSHOTTER]).export("policy", if config.isolated_content { "isolated" } else { "shared" }),
         Plugin::new(DIFFER, "walking", &[METADATA]).on_this_platform(),
         Plugin::new(EVENT, "exchange", &[]),
         Plugin::new(GC, "scheduler", &[METADATA])

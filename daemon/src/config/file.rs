@@ -249,6 +249,10 @@ impl Document {
         gc.startup_delay = duration("startup_delay").unwrap_or(gc.startup_delay);
         let overlay = self.text(&["plugins", "io.containerd.snapshotter.v1.overlayfs", "root_path"]);
         config.overlay.root_path = overlay.map(PathBuf::from);
+        let options = self.value(&["plugins", "io.containerd.snapshotter.v1.overlayfs", "mount_options"]);
+        config.overlay.mount_options = texts(options);
+        let sharing = self.text(&["plugins", "io.containerd.metadata.v1.bolt", "content_sharing_policy"]);
+        config.isolated_content = sharing == Some("isolated");
         config.shims.env = texts(self.value(&["plugins", "io.containerd.shim.v1.manager", "env"]));
     }
 

@@ -45,6 +45,8 @@ pub struct Config {
     pub engine: Engine,
     /// Which shim binary a runtime name means, where it is not the usual one.
     pub runtimes: BTreeMap<String, PathBuf>,
+    /// Whether a namespace must send content that another one has.
+    pub isolated_content: bool,
     /// Garbage collection.
     pub gc: Gc,
     /// The snapshotter `overlayfs`.
@@ -141,6 +143,8 @@ pub struct Gc {
 pub struct Overlay {
     /// Its folder, where it is not below the daemon's root.
     pub root_path: Option<PathBuf>,
+    /// More options for each overlay mount.
+    pub mount_options: Vec<String>,
 }
 
 /// How shims are started.
@@ -169,6 +173,7 @@ impl Default for Config {
             timeouts: default_timeouts(),
             engine: Engine::Sled,
             runtimes: BTreeMap::new(),
+            isolated_content: false,
             gc: Gc {
                 pause_threshold: 0.02,
                 deletion_threshold: 0,

@@ -43,6 +43,10 @@ impl Config {
         set(table, &["plugins", gc, "startup_delay"], text(&go_duration(self.gc.startup_delay)));
         let root = self.overlay.root_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         set(table, &["plugins", "io.containerd.snapshotter.v1.overlayfs", "root_path"], text(&root));
+        let options = texts(&self.overlay.mount_options);
+        set(table, &["plugins", "io.containerd.snapshotter.v1.overlayfs", "mount_options"], options);
+        let sharing = if self.isolated_content { "isolated" } else { "shared" };
+        set(table, &["plugins", "io.containerd.metadata.v1.bolt", "content_sharing_policy"], text(&sharing));
         set(table, &["plugins", "io.containerd.shim.v1.manager", "env"], texts(&self.shims.env));
         set(table, &["plugins", "io.containerd.internal.v1.opt", "path"], text(&self.opt_path.display()));
     }
