@@ -347,7 +347,7 @@ fn sparse_bombs_take_no_room() {
         (0..20_000).for_each(|_| tar.bytes.extend_from_slice(&block));
         tar
     };
-    check("an old map that does not end", old, &Refused(Kind::DataLoss, "bad"));
+    check("an old map that does not end", old, &Refused(Kind::DataLoss, "sparse map"));
 }
 
 #[test]
@@ -456,7 +456,7 @@ fn a_link_swapped_in_meanwhile_leads_nowhere() {
     }
     const FILES: usize = 300;
     let host = Host::new();
-    let names: Vec<String> = (0..FILES).map(|n| format!("a/b/c{}/victim{n}", n % 3)).collect();
+    let names: Vec<String> = (0..FILES).map(|n| format!("{}/victim{n}", ["a", "b/c/d", "n/m"][n % 3])).collect();
     let mut tar = Tar::default();
     for name in &names {
         let head = Head { name, mode: 0o4777, uid: 7, gid: 7, size: 4, ..Head::default() };
@@ -466,7 +466,8 @@ fn a_link_swapped_in_meanwhile_leads_nowhere() {
     let archive = tar.end();
     let stop = AtomicBool::new(false);
     let outcomes = std::thread::scope(|scope| {
-        for name in ["a", "a/b", "a/b/c1"] {
+        // No swapped folder is above another: the swapping itself would follow the links.
+        for name in ["a", "b", "n/m"] {
             let (host, stop) = (&host, &stop);
             scope.spawn(move || {
                 let (real, aside) = (host.target().join(name), host.temp.path().join("target").join(name.replace('/', "-") + ".aside"));

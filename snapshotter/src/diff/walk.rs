@@ -1,10 +1,12 @@
 //! Walks what is, beside what was, and writes down what changed: names in order, a folder before what is in it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat, Timespec, fstat, major, minor, open, openat, readlinkat, seek};
 use rustix::io::{Errno, pread};
@@ -45,8 +47,20 @@ struct Level {
     names: Vec<Vec<u8>>,
     /// Whether there was a folder here.
     has_below: bool,
-    /// The folder, until it is written.
-    unwritten: Option<Meta>,
+    /// The folder's own entry; the root has none here.
+    folder: Option<Rc<Folder>>,
+}
+
+/// The entry of a folder, which is written when something in it is.
+struct Folder {
+    meta: Meta,
+    written: Cell<bool>,
+}
+
+/// A name that did not change, and the folders it is in.
+struct Unchanged {
+    path: Vec<u8>,
+    folders: Vec<Rc<Folder>>,
 }
 
 /// The names of one file.
@@ -55,7 +69,7 @@ struct Group {
     /// The name under which it was written.
     written: Option<Vec<u8>>,
     /// Names that did not change; they have to follow once another one is written.
-    unchanged: Vec<Vec<u8>>,
+    unchanged: Vec<Unchanged>,
 }
 
 pub(super) struct Walk<W: Write> {
@@ -132,14 +146,14 @@ impl<W: Write> Walk<W> {
         self.push_level(has_below, None)
     }
 
-    fn push_level(&mut self, has_below: bool, unwritten: Option<Meta>) -> Result<(), DiffError> {
-        let mut all: BTreeMap<Vec<u8>, ()> = BTreeMap::new();
-        all.extend(names(&self.upper).map_err(self.failed("list", b""))?.into_iter().map(|(name, _)| (name, ())));
+    fn push_level(&mut self, has_below: bool, folder: Option<Meta>) -> Result<(), DiffError> {
+        let mut all: BTreeSet<Vec<u8>> = BTreeSet::new();
+        all.extend(names(&self.upper).map_err(self.failed("list", b""))?.into_iter().map(|(name, _)| name));
         if let (true, Below::Tree(below)) = (has_below, &self.below) {
-            all.extend(names(below).map_err(self.failed("list", b""))?.into_iter().map(|(name, _)| (name, ())));
+            all.extend(names(below).map_err(self.failed("list", b""))?.into_iter().map(|(name, _)| name));
         }
-        let names = all.into_keys().rev().collect();
-        self.levels.push(Level { names, has_below, unwritten });
+        let folder = folder.map(|meta| Rc::new(Folder { meta, written: Cell::new(false) }));
+        self.levels.push(Level { names: all.into_iter().rev().collect(), has_below, folder });
         Ok(())
     }
 
@@ -228,26 +242,35 @@ impl<W: Write> Walk<W> {
         let group = self.groups.entry(id).or_default();
         if let Some(written) = group.written.clone() {
             // Even if it did not change: the file it is a name of was made anew.
+            self.write_folders()?;
             return self.write_link(name, path, written, is);
         }
         if unchanged {
-            group.unchanged.push(path);
+            let folders = self.levels.iter().filter_map(|level| level.folder.clone()).collect();
+            group.unchanged.push(Unchanged { path, folders });
             return Ok(());
         }
         group.written = Some(path.clone());
         let followers = std::mem::take(&mut group.unchanged);
         self.write_file(name, is)?;
         for follower in followers {
-            self.write_link(name, follower, path.clone(), is)?;
+            self.write_each(&follower.folders)?;
+            self.write_link(name, follower.path, path.clone(), is)?;
         }
         Ok(())
     }
 
-    /// Writes the folders from the root to here that are not written yet.
+    /// Writes the folders from the root to here.
     fn write_folders(&mut self) -> Result<(), DiffError> {
-        for level in &mut self.levels {
-            if let Some(meta) = level.unwritten.take() {
-                self.out.begin(&meta, 0).map_err(|source| DiffError::Write { source })?;
+        let folders: Vec<_> = self.levels.iter().filter_map(|level| level.folder.clone()).collect();
+        self.write_each(&folders)
+    }
+
+    /// Writes those of the folders that are not written yet.
+    fn write_each(&mut self, folders: &[Rc<Folder>]) -> Result<(), DiffError> {
+        for folder in folders {
+            if !folder.written.replace(true) {
+                self.out.begin(&folder.meta, 0).map_err(|source| DiffError::Write { source })?;
             }
         }
         Ok(())
@@ -270,7 +293,6 @@ impl<W: Write> Walk<W> {
     }
 
     fn write_link(&mut self, name: &[u8], path: Vec<u8>, target: Vec<u8>, stat: &Stat) -> Result<(), DiffError> {
-        self.write_folders()?;
         let mut meta = self.meta(name, Type::HardLink, stat).map_err(self.failed("read", name))?;
         (meta.name, meta.link, meta.xattrs) = (path, target, Vec::new());
         self.out.begin(&meta, 0).map_err(|source| DiffError::Write { source })

@@ -212,3 +212,52 @@ impl Tar {
         self.bytes
     }
 }
+
+/// Mounts of this test, out of everybody else's sight and gone with the thread that made them.
+pub struct Private;
+
+impl Private {
+    pub fn new() -> Self {
+        use nix::mount::{MsFlags, mount};
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        Self
+    }
+
+    /// Shows `mounts` to `look` at a folder of its own.
+    pub fn with<T>(&self, mounts: &[model::Mount], look: impl FnOnce(&Path) -> T) -> T {
+        use nix::mount::{MntFlags, MsFlags, mount, umount2};
+        let point = tempfile::tempdir().unwrap();
+        for one in mounts {
+            let mut flags = MsFlags::empty();
+            let mut data = Vec::new();
+            for option in &one.options {
+                match option.as_str() {
+                    "ro" => flags |= MsFlags::MS_RDONLY,
+                    "rw" => {}
+                    "rbind" => flags |= MsFlags::MS_BIND | MsFlags::MS_REC,
+                    other => data.push(other),
+                }
+            }
+            let data = data.join(",");
+            mount(Some(&*one.source), point.path(), Some(&*one.kind), flags, Some(&*data)).unwrap();
+            if flags.contains(MsFlags::MS_BIND | MsFlags::MS_RDONLY) {
+                mount(None::<&str>, point.path(), None::<&str>, flags | MsFlags::MS_REMOUNT, None::<&str>).unwrap();
+            }
+        }
+        let result = look(point.path());
+        umount2(point.path(), MntFlags::MNT_DETACH).unwrap();
+        result
+    }
+}
+
+/// An overlay of these folders, nearest first.
+pub fn stacked(upper: Option<(&Path, &Path)>, lowers: &[&Path]) -> Vec<model::Mount> {
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let lowers: Vec<String> = lowers.iter().map(|lower| text(lower)).collect();
+    let mut options = vec!["index=off".to_owned(), format!("lowerdir={}", lowers.join(":"))];
+    if let Some((upper, work)) = upper {
+        options.extend([format!("upperdir={}", text(upper)), format!("workdir={}", text(work))]);
+    }
+    vec![model::Mount { kind: "overlay".into(), source: "overlay".into(), target: String::new(), options }]
+}
