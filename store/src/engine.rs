@@ -26,6 +26,12 @@ pub trait MetaStore: Send + Sync {
     /// [`EngineError`] when the files cannot be read.
     fn scan(&self, table: &'static str, span: &Span, limit: usize) -> Result<Vec<Pair>, EngineError>;
 
+    /// The names of all tables, in no order.
+    ///
+    /// # Errors
+    /// [`EngineError`] when the files cannot be read.
+    fn tables(&self) -> Result<Vec<String>, EngineError>;
+
     /// Makes all changes of `batch` or none of them, also through a crash. Readers may see them from here on, or not
     /// before [`MetaStore::flush`].
     ///

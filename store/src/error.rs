@@ -169,6 +169,9 @@ pub enum OpenCause {
         /// Which engine was asked for.
         wanted: Engine,
     },
+    /// The folder holds the data of several engines, and only one of them can be right.
+    #[error("it holds the data of both engines; move the folder of the one aside that is out of date")]
+    BothEngines,
     /// The engine did not come back in time.
     #[error("the engine did not finish opening within {limit:?}")]
     Timeout {
@@ -203,7 +206,9 @@ impl Classify for OpenError {
     fn kind(&self) -> Kind {
         match &self.cause {
             OpenCause::Locked => Kind::Unavailable,
-            OpenCause::Newer { .. } | OpenCause::OtherEngine { .. } => Kind::FailedPrecondition,
+            OpenCause::Newer { .. } | OpenCause::OtherEngine { .. } | OpenCause::BothEngines => {
+                Kind::FailedPrecondition
+            }
             OpenCause::Timeout { .. } => Kind::DeadlineExceeded,
             OpenCause::Damaged(_) => Kind::DataLoss,
             OpenCause::Io { source, .. } => io_kind(source),

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Mutex;
 
-use redb::{Database, DatabaseError, ReadableDatabase, TableDefinition, TableError, WriteTransaction};
+use redb::{Database, DatabaseError, ReadableDatabase, TableDefinition, TableError, TableHandle, WriteTransaction};
 
 use crate::atomic::sync_dir;
 use crate::engine::{Batch, MetaStore, Pair, Span};
@@ -70,6 +70,12 @@ impl MetaStore for RedbEngine {
             table.range::<&[u8]>(span.bounds())?.take(limit).map(|pair| pair.map(owned)).collect()
         })?;
         Ok(pairs.unwrap_or_default())
+    }
+
+    fn tables(&self) -> Result<Vec<String>, EngineError> {
+        let transaction = self.database.begin_read().during(READING)?;
+        let tables = transaction.list_tables().during(READING)?;
+        Ok(tables.map(|table| table.name().to_owned()).collect())
     }
 
     fn apply(&self, batch: &Batch) -> Result<(), EngineError> {

@@ -72,6 +72,19 @@ impl MetaStore for SledEngine {
             .collect()
     }
 
+    fn tables(&self) -> Result<Vec<String>, EngineError> {
+        // The unnamed tree that sled always has is not used here.
+        let names = self.database.tree_names().into_iter().filter(|name| &**name != b"__sled__default");
+        names
+            .map(|name| {
+                String::from_utf8(name.to_vec()).map_err(|error| EngineError::Engine {
+                    what: "listing the trees of sled",
+                    detail: error.to_string(),
+                })
+            })
+            .collect()
+    }
+
     fn apply(&self, batch: &Batch) -> Result<(), EngineError> {
         let mut trees = Vec::with_capacity(batch.tables().len());
         let mut changes = Vec::with_capacity(batch.tables().len());

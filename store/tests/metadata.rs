@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use model::error::{Classify, Kind};
 use store::{
-    Engine, MAX_TX_BYTES, OpenCause, Options, QUEUE, Read, Record, Store, StoreError, Table, key, move_aside, prefix,
+    Engine, MAX_TX_BYTES, OpenCause, Options, QUEUE, Read, Record, Store, StoreError, Table, convert, key, move_aside,
+    prefix,
 };
 
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -76,6 +77,7 @@ over_both_engines!(
     numbers_are_given_out_once,
     a_second_opener_is_refused_and_the_next_one_is_not,
     another_engines_data_is_not_overlooked,
+    everything_can_be_moved_to_the_other_engine,
     a_newer_schema_is_refused,
     damaged_files_are_said_and_can_be_moved_aside,
     a_full_queue_refuses_and_does_not_block,
@@ -382,6 +384,39 @@ fn another_engines_data_is_not_overlooked(dir: &Path, engine: Engine) {
     let refused = Store::open(dir, Options { engine: other, ..Options::default() }).unwrap_err();
     assert!(matches!(refused.cause, OpenCause::OtherEngine { found, .. } if found == engine), "{refused:?}");
     open(dir, engine);
+}
+
+fn everything_can_be_moved_to_the_other_engine(dir: &Path, engine: Engine) {
+    let other = if engine == Engine::Sled { Engine::Redb } else { Engine::Sled };
+    let to = |engine| convert(dir, Options { engine, ..Options::default() });
+    let store = open(dir, engine);
+    for number in 0..500 {
+        let name = format!("{number:03}");
+        store.submit(move |tx| tx.put(&A, name.as_bytes(), &large(number, number * 40))).wait().unwrap();
+    }
+    store.write(|tx| tx.next_id("n")).map_err(|error: StoreError| error).unwrap();
+    let all = store.read().scan(&A, b"").unwrap();
+    assert!(matches!(to(other).unwrap_err().cause, OpenCause::Locked));
+    drop(store);
+
+    assert!(!to(engine).unwrap(), "it is that already");
+    // What an interrupted attempt left is no hindrance.
+    std::fs::create_dir(dir.join(format!("{other}.unfinished"))).unwrap();
+    std::fs::write(dir.join(format!("{other}.unfinished/junk")), "junk").unwrap();
+    assert!(to(other).unwrap());
+    let store = open(dir, other);
+    assert!(store.read().scan(&A, b"").unwrap() == all);
+    assert_eq!(store.write(|tx| tx.next_id("n")).map_err(|error: StoreError| error).unwrap(), 2);
+    store.write(|tx| tx.delete(&A, b"499")).unwrap();
+    drop(store);
+
+    // Interrupted between its last two steps, both are there: nobody guesses.
+    std::fs::create_dir(dir.join(engine.name())).unwrap();
+    for engine in Engine::ALL {
+        let refused = Store::open(dir, Options { engine, ..Options::default() }).unwrap_err();
+        assert!(matches!(refused.cause, OpenCause::BothEngines), "{refused:?}");
+        assert!(matches!(to(engine).unwrap_err().cause, OpenCause::BothEngines));
+    }
 }
 
 fn a_newer_schema_is_refused(dir: &Path, engine: Engine) {

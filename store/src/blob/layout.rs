@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use model::{Algorithm, Digest, Namespace};
 
 use super::{IngestKey, IngestStatus};
-use crate::atomic::sync_dir;
+use crate::atomic::{sync_dir, sync_parent};
 
 /// The folders below the root.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ impl Layout {
         }
         sync_dir(&layout.blobs)?;
         sync_dir(root)?;
+        sync_parent(root)?;
         Ok(layout)
     }
 

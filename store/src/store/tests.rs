@@ -4,8 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, RwLock};
 
+use std::fs;
+use std::time::Instant;
+
 use super::*;
+use crate::committer::Reopening;
 use crate::engine::{Batch, Pair, Span};
+use crate::error::EngineError;
+use crate::open::{Engine, wait_for};
 
 type Contents = BTreeMap<(String, Vec<u8>), Vec<u8>>;
 
@@ -79,6 +85,10 @@ impl MetaStore for Fake {
             name == table && span.bounds().contains(key.as_slice())
         });
         Ok(of_table.take(limit).map(|((_, key), value)| (key.clone(), value.clone())).collect())
+    }
+
+    fn tables(&self) -> Result<Vec<String>, EngineError> {
+        Ok(self.applied.read().unwrap().keys().map(|(table, _)| table.clone()).collect())
     }
 
     fn apply(&self, batch: &Batch) -> Result<(), EngineError> {
