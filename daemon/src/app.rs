@@ -164,7 +164,7 @@ impl App {
         let sharing = if config.isolated_content { Sharing::Isolated } else { Sharing::Shared };
         let meta = Meta::new(meta::Parts {
             store: store.clone(),
-            blobs,
+            blobs: blobs.clone(),
             sharing,
             drivers,
             bus: bus.clone(),
@@ -172,7 +172,7 @@ impl App {
         });
         let parts = Parts {
             bus: bus.clone(),
-            namespaces: Namespaces::new(store.clone(), bus.clone(), trigger),
+            namespaces: Namespaces::new(store.clone(), blobs, bus.clone(), trigger),
             containers: Containers::new(store.clone(), bus.clone(), &meta),
             meta,
             mounts: MountDir::new(config.state.join("mounts")),

@@ -219,8 +219,7 @@ impl Containers {
             Ok::<_, ContainerError>(Container { id: sent.id, record })
         });
         let container = change.await?;
-        // What it held before may be garbage now.
-        self.trigger.deleted();
+        self.trigger.changed();
         let event = ContainerUpdate {
             id: container.id.clone(),
             image: container.record.image.clone(),

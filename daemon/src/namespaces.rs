@@ -11,11 +11,13 @@ use model::id::IdError;
 use model::labels::LabelError;
 use model::{Labels, Namespace, labels};
 use proto::events::{NamespaceCreate, NamespaceDelete, NamespaceUpdate};
+use store::blob::{BlobStore, IngestKey};
 use store::record::NamespaceRecord;
 use store::tables::{
     CONTAINERS, CONTENT, IMAGES, INGESTS, LEASE_RESOURCES, LEASES, NAMESPACES, SANDBOXES, SNAPSHOTS,
 };
 use store::{Read, Record, Store, StoreError, Table, Tx, key, key_parts, prefix};
+use tracing::warn;
 
 use crate::blocking;
 use crate::events::Bus;
@@ -94,13 +96,14 @@ pub fn ensure(tx: &mut Tx<'_>, namespace: &Namespace) -> Result<(), StoreError> 
 pub struct Namespaces {
     store: Store,
     bus: Bus,
+    blobs: BlobStore,
     trigger: Trigger,
 }
 
 impl Namespaces {
-    /// The namespaces kept in `store`; changes are told to `bus`, and deletions to `trigger`.
-    pub fn new(store: Store, bus: Bus, trigger: Trigger) -> Self {
-        Self { store, bus, trigger }
+    /// The namespaces kept in `store`, with their uploads in `blobs`; changes are told to `bus`, and deletions to `trigger`.
+    pub fn new(store: Store, blobs: BlobStore, bus: Bus, trigger: Trigger) -> Self {
+        Self { store, blobs, bus, trigger }
     }
 
     /// The labels of a namespace; none if it was never created, or never can be by that name.
@@ -202,7 +205,21 @@ impl Namespaces {
         change.await?;
         self.bus.publish(&name, "/namespaces/delete", &NamespaceDelete { name: name.to_string() });
         self.trigger.deleted();
+        let blobs = self.blobs.clone();
+        blocking::run(move || forget_uploads(&blobs, name)).await;
         Ok(())
+    }
+}
+
+/// Removes the files of uploads whose records are gone. What cannot be removed now is found at the next start.
+fn forget_uploads(blobs: &BlobStore, namespace: Namespace) {
+    let removed = blobs.statuses(&namespace).and_then(|uploads| {
+        uploads.into_iter().try_for_each(|upload| {
+            blobs.abort(&IngestKey { namespace: namespace.clone(), reference: upload.reference })
+        })
+    });
+    if let Err(error) = removed {
+        warn!(ns = %namespace, error = &error as &dyn std::error::Error, "cannot remove unfinished uploads");
     }
 }
 

@@ -319,7 +319,8 @@ fn announce(meta: &Meta, namespace: &Namespace, gone: Gone, loose: &mut Loose) -
             bus.publish(namespace, "/images/delete", &images::ImageDelete { name });
         }
         Gone::Content(digest) => {
-            bus.publish(namespace, "/content/delete", &events::ContentDelete { digest: digest.to_string() });
+            // Not announced: containerd tells of collected images and snapshots only.
+            debug!(ns = %namespace, %digest, "content collected");
             loose.blobs.insert(digest);
         }
         Gone::Snapshot { name, backend_key } => {

@@ -116,8 +116,7 @@ impl Meta {
             Ok(Content { digest, record })
         });
         let content = updated.await?;
-        // A label that is gone may have held something.
-        self.inner.trigger.deleted();
+        self.inner.trigger.changed();
         Ok(content)
     }
 

@@ -270,8 +270,7 @@ impl Meta {
         let image: Image = updated.await?;
         let event = wire::ImageUpdate { name: image.name.clone(), labels: image.record.labels.clone() };
         self.inner.bus.publish(&namespace, "/images/update", &event);
-        // Another target may leave the old one unheld.
-        self.inner.trigger.deleted();
+        self.inner.trigger.changed();
         Ok(image)
     }
 

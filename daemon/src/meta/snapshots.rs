@@ -35,6 +35,8 @@ use crate::gc::node::{Node, Object};
 
 pub use commit::{Commit, CommitIntent};
 pub(crate) use commit::is_under_way as is_committing;
+#[cfg(test)]
+pub(crate) use commit::INTENTS;
 pub use error::SnapshotsError;
 pub(crate) use prepare::backend_name;
 pub use prepare::{Access, Prepare};
@@ -301,7 +303,7 @@ impl Meta {
             barrier.touch(&name.namespace, || touched(&name, &record));
             Ok::<_, SnapshotsError>((name, record))
         })?;
-        self.inner.trigger.deleted();
+        self.inner.trigger.changed();
         let update =
             Update { name: record.backend_key.clone(), labels: inherited(&record.labels), mask: labels_mask };
         Ok(merged(driver.update(&update)?, &name.key, &record))

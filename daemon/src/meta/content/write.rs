@@ -17,7 +17,6 @@ use std::time::{Duration, SystemTime};
 
 use model::filter::{Fields, Filters};
 use model::{Digest, Labels, Namespace, labels};
-use proto::events as wire;
 use store::blob::{BlobError, Ingest, IngestKey};
 use store::record::{ContentRecord, IngestRecord, Present};
 use store::{Read, StoreError, Tx, tables};
@@ -522,12 +521,7 @@ impl Writer {
                 return Err(error);
             }
         }
-        let event = wire::ContentCreate {
-            digest: digest.to_string(),
-            size: i64::try_from(size).unwrap_or(i64::MAX),
-            ..Default::default()
-        };
-        self.meta.inner.bus.publish(&self.scope.namespace, "/content/create", &event);
+        // Not announced: the event is of containerd 2.1 and newer, and older clients complain about what they cannot decode.
         self.meta.inner.trigger.changed();
         Ok(digest)
     }
