@@ -56,7 +56,9 @@ impl Native {
             Some(parent) if kind == SnapshotKind::Active => {
                 let from = self.folders.folder(*parent)?;
                 let to = claim.fd.try_clone().map_err(failed("open"))?;
-                Copier::exact().tree(from, to).map_err(|source: std::io::Error| failed("copy the parent to")(source))?;
+                Copier::exact()
+                    .tree(from, to)
+                    .map_err(|source: std::io::Error| failed("copy the parent to")(source))?;
             }
             _ => fchmod(&claim.fd, Mode::from_raw_mode(0o755))
                 .map_err(|error| failed("set the mode of")(std::io::Error::from(error)))?,

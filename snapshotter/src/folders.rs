@@ -50,7 +50,8 @@ impl Folders {
     pub(crate) fn open(root: &Path, store: Store, driver: &str) -> Result<Self, SnapshotError> {
         let dir = root.join("snapshots");
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(SnapshotError::io("make", &dir))?;
-        let fd = open(&dir, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(SnapshotError::io("open", &dir))?;
+        let fd =
+            open(&dir, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(SnapshotError::io("open", &dir))?;
         let numbers = Mutex::new(Numbers { free: 0..0, busy: HashSet::new() });
         Ok(Self { dir, fd, store, counter: format!("snapshots/{driver}"), numbers })
     }
@@ -94,22 +95,29 @@ impl Folders {
 
     /// Removes the folder of a snapshot that is in no record any more. What cannot be removed stays for [`Self::sweep`].
     pub(crate) fn remove(&self, id: u64) {
-        self.lock().busy.insert(id);
-        self.remove_files(id);
-        self.release(id);
+        // A sweep may have come first: to it the folder is garbage since the record is gone.
+        if self.lock().busy.insert(id) {
+            self.remove_files(id);
+            self.release(id);
+        }
     }
 
     /// Removes every folder that is neither busy nor among those that `owned` lists.
-    pub(crate) fn sweep(&self, owned: impl FnOnce() -> Result<HashSet<u64>, SnapshotError>) -> Result<(), SnapshotError> {
+    pub(crate) fn sweep(
+        &self,
+        owned: impl FnOnce() -> Result<HashSet<u64>, SnapshotError>,
+    ) -> Result<(), SnapshotError> {
         // In this order, whatever happens at the same time: a folder that is listed and no longer busy is in a record by now.
         let listed = names(&self.fd).map_err(SnapshotError::io("list", &self.dir))?;
         let busy = self.lock().busy.clone();
         let owned = owned()?;
         let number = |name: &[u8]| std::str::from_utf8(name).ok()?.parse::<u64>().ok();
         for id in listed.iter().filter_map(|(name, _)| number(name)) {
-            if !busy.contains(&id) && !owned.contains(&id) {
+            if !busy.contains(&id) && !owned.contains(&id) && self.lock().busy.insert(id) {
                 tracing::info!(snapshot = id, root = %self.dir.display(), "folder without a snapshot removed");
-                remove_all(&self.fd, id.to_string().as_bytes()).map_err(SnapshotError::io("remove", self.path(id)))?;
+                let removed = remove_all(&self.fd, id.to_string().as_bytes());
+                self.release(id);
+                removed.map_err(SnapshotError::io("remove", self.path(id)))?;
             }
         }
         Ok(())

@@ -6,6 +6,8 @@
 //!
 //! [`layer::apply`] unpacks a layer archive into a folder and [`diff::write`] makes one; both know overlayfs's whiteouts.
 
+#[cfg(feature = "contract")]
+pub mod contract;
 pub mod copy;
 pub mod diff;
 mod error;

@@ -1,4 +1,5 @@
 //! Archives that GNU tar made are unpacked as GNU tar unpacks them.
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod support;
 
@@ -37,7 +38,8 @@ fn make_tree(dir: &Path) {
 }
 
 fn tar(dir: &Path, archive: &Path, options: &[&str]) -> bool {
-    let output = Command::new("tar").arg("-cf").arg(archive).args(options).arg("-C").arg(dir).arg(".").output().unwrap();
+    let output =
+        Command::new("tar").arg("-cf").arg(archive).args(options).arg("-C").arg(dir).arg(".").output().unwrap();
     if !output.status.success() {
         eprintln!("tar {options:?}: {}", String::from_utf8_lossy(&output.stderr));
     }

@@ -1,4 +1,5 @@
 //! Hostile archives: each is refused with a clear error or comes to nothing, and nothing outside the target changes.
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod support;
 
@@ -137,7 +138,11 @@ fn symbolic_links_are_resolved_within() {
         |_| Tar::default().symlink("a", "b").symlink("b", "a").file("a/x", b""),
         &Refused(Kind::Unknown, "Too many levels of symbolic links"),
     );
-    check("to itself", |_| Tar::default().symlink("a", "a/../a/b").file("a/x", b""), &Refused(Kind::Unknown, "symbolic links"));
+    check(
+        "to itself",
+        |_| Tar::default().symlink("a", "a/../a/b").file("a/x", b""),
+        &Refused(Kind::Unknown, "symbolic links"),
+    );
     // The file itself, and all that is done to it, is never done through a link.
     let last = |host: &Host| {
         let head = Head { name: "link", mode: 0o4777, uid: 7, gid: 7, size: 4, mtime: 1, ..Head::default() };
@@ -160,7 +165,8 @@ fn symbolic_links_are_resolved_within() {
     // Owner, mode, attributes and times of a link are its own.
     let own = |host: &Host| {
         let link = outside(host);
-        let head = Head { name: "link", kind: b'2', mode: 0o7777, uid: 7, gid: 7, mtime: 1, link: &link, ..Head::default() };
+        let head =
+            Head { name: "link", kind: b'2', mode: 0o7777, uid: 7, gid: 7, mtime: 1, link: &link, ..Head::default() };
         Tar::default().pax(&[("SCHILY.xattr.security.evil", b"1")]).head(&head)
     };
     check("attributes of a link", own, &Contained(&["link"]));
@@ -179,11 +185,7 @@ fn hard_links_do_not_lead_out() {
     let nowhere = Refused(Kind::InvalidArgument, "which is nowhere");
     check("up", |_| Tar::default().hard_link("x", "../outside/victim"), &LEADS_OUT);
     check("absolute", |host| Tar::default().hard_link("x", &format!("{}/victim", outside(host))), &nowhere);
-    check(
-        "through a link",
-        |host| Tar::default().symlink("l", &outside(host)).hard_link("x", "l/victim"),
-        &nowhere,
-    );
+    check("through a link", |host| Tar::default().symlink("l", &outside(host)).hard_link("x", "l/victim"), &nowhere);
     // A second name of a link is a link; what is written to it replaces it.
     check(
         "to a link",
@@ -193,7 +195,11 @@ fn hard_links_do_not_lead_out() {
         },
         &Contained(&["l", "x", "y"]),
     );
-    check("to a folder", |_| Tar::default().dir("d").hard_link("x", "d"), &Refused(Kind::InvalidArgument, "to a folder"));
+    check(
+        "to a folder",
+        |_| Tar::default().dir("d").hard_link("x", "d"),
+        &Refused(Kind::InvalidArgument, "to a folder"),
+    );
     check("to the root", |_| Tar::default().hard_link("x", "."), &Refused(Kind::InvalidArgument, "to the root"));
     check("to itself", |_| Tar::default().file("x", b"1").hard_link("x", "./x"), &Contained(&["x"]));
     check("to nothing", |_| Tar::default().hard_link("x", "y"), &nowhere);
@@ -265,7 +271,11 @@ fn owners_out_of_range_are_refused() {
             check(id, |_| Tar::default().pax(&[(key, id.as_bytes())]).file("x", b""), &range);
         }
     }
-    check("no number", |_| Tar::default().pax(&[("uid", b"-1")]).file("x", b""), &Refused(Kind::DataLoss, "bad number"));
+    check(
+        "no number",
+        |_| Tar::default().pax(&[("uid", b"-1")]).file("x", b""),
+        &Refused(Kind::DataLoss, "bad number"),
+    );
 }
 
 #[test]
@@ -274,12 +284,21 @@ fn huge_headers_are_bounded() {
         return;
     }
     let long = "n/".repeat(3000);
-    check("long", |_| Tar::default().pax(&[("path", long.as_bytes())]).file("x", b""), &Refused(Kind::ResourceExhausted, "name"));
+    check(
+        "long",
+        |_| Tar::default().pax(&[("path", long.as_bytes())]).file("x", b""),
+        &Refused(Kind::ResourceExhausted, "name"),
+    );
     let wide = "n".repeat(300);
-    check("wide", |_| Tar::default().pax(&[("path", wide.as_bytes())]).file("x", b""), &Refused(Kind::InvalidArgument, "too long"));
+    check(
+        "wide",
+        |_| Tar::default().pax(&[("path", wide.as_bytes())]).file("x", b""),
+        &Refused(Kind::InvalidArgument, "too long"),
+    );
     for kind in [b'x', b'g', b'L', b'K'] {
         // The size alone must not make anybody allocate.
-        let claims = |_: &Host| Tar::default().head(&Head { name: "x", kind, size: 0o77_777_777_777, ..Head::default() });
+        let claims =
+            |_: &Host| Tar::default().head(&Head { name: "x", kind, size: 0o77_777_777_777, ..Head::default() });
         check("claim", claims, &Refused(Kind::ResourceExhausted, "extended header"));
     }
     let many = |_: &Host| {
@@ -305,7 +324,8 @@ fn sparse_bombs_take_no_room() {
     }
     let sparse = |map: &'static str, size: &'static str, data: &'static [u8]| {
         move |_: &Host| {
-            let records: [(&str, &[u8]); 2] = [("GNU.sparse.map", map.as_bytes()), ("GNU.sparse.size", size.as_bytes())];
+            let records: [(&str, &[u8]); 2] =
+                [("GNU.sparse.map", map.as_bytes()), ("GNU.sparse.size", size.as_bytes())];
             Tar::default().pax(&records).file("x", data)
         }
     };
@@ -316,7 +336,11 @@ fn sparse_bombs_take_no_room() {
     check("overflow", sparse("18446744073709551615,4", "18446744073709551615", b"abcd"), &impossible);
     check("more than there is", sparse("0,400", "400", b"abcd"), &impossible);
     check("odd", sparse("0,4,9", "400", b"abcd"), &Refused(Kind::DataLoss, "bad sparse map"));
-    check("too large for any file", sparse("0,4", "18446744073709551615", b"abcd"), &Refused(Kind::InvalidArgument, "set the size"));
+    check(
+        "too large for any file",
+        sparse("0,4", "18446744073709551615", b"abcd"),
+        &Refused(Kind::InvalidArgument, "set the size"),
+    );
     // Large but possible: no room, no time.
     let (host, result) = run("1 TiB of nothing", &sparse("0,4", "1099511627776", b"abcd"), Whiteouts::Delete);
     result.unwrap();
@@ -353,7 +377,8 @@ fn sparse_bombs_take_no_room() {
 #[test]
 fn damaged_archives_are_told_apart_from_whole_ones() {
     let whole = Tar::default().file("a", &[1; 1000]).pax(&[("mtime", b"1.5")]).file("b", &[2; 700]).end();
-    let attempt = |bytes: &[u8]| unpack(bytes, &support::plain(&tempfile::tempdir().unwrap().keep())).map(|done| done.entries);
+    let attempt =
+        |bytes: &[u8]| unpack(bytes, &support::plain(&tempfile::tempdir().unwrap().keep())).map(|done| done.entries);
     assert_eq!(attempt(&whole).unwrap(), 2);
     // Without the two empty blocks at the end it is still whole; so it is with more of them, and with anything behind.
     assert_eq!(attempt(&whole[..whole.len() - 1024]).unwrap(), 2);
@@ -470,7 +495,8 @@ fn a_link_swapped_in_meanwhile_leads_nowhere() {
         for name in ["a", "b", "n/m"] {
             let (host, stop) = (&host, &stop);
             scope.spawn(move || {
-                let (real, aside) = (host.target().join(name), host.temp.path().join("target").join(name.replace('/', "-") + ".aside"));
+                let (real, aside) =
+                    (host.target().join(name), host.temp.path().join("target").join(name.replace('/', "-") + ".aside"));
                 while !stop.load(Ordering::Relaxed) {
                     if fs::rename(&real, &aside).is_ok() {
                         let _ = std::os::unix::fs::symlink(host.outside(), &real);

@@ -1,5 +1,6 @@
 //! A diff, applied to what it was taken from, gives what it was taken for: on plain trees, as a layer of an overlay, and read
 //! back from that layer.
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod support;
 
@@ -121,9 +122,18 @@ fn perform(root: &Path, step: &Step) -> std::io::Result<()> {
 
 /// Steps that follow links work on the tree only as long as no link leads out of it, so links are looked at first.
 fn perform_within(root: &Path, step: &Step) {
-    let (Step::Folder(path, _) | Step::File(path, ..) | Step::Sparse(path, _) | Step::Symlink(path, _) | Step::HardLink(path, _)
-    | Step::Node(path, _) | Step::Remove(path) | Step::Rename(path, _) | Step::Mode(path, _) | Step::Owner(path, ..)
-    | Step::Attribute(path, ..) | Step::Time(path, ..)) = step;
+    let (Step::Folder(path, _)
+    | Step::File(path, ..)
+    | Step::Sparse(path, _)
+    | Step::Symlink(path, _)
+    | Step::HardLink(path, _)
+    | Step::Node(path, _)
+    | Step::Remove(path)
+    | Step::Rename(path, _)
+    | Step::Mode(path, _)
+    | Step::Owner(path, ..)
+    | Step::Attribute(path, ..)
+    | Step::Time(path, ..)) = step;
     let mut paths = vec![path];
     if let Step::HardLink(_, other) | Step::Rename(_, other) = step {
         paths.push(other);
@@ -230,7 +240,10 @@ fn times_are_cut_at_the_epoch() {
     let written = diff::write(&changes, &mut bytes, &options).unwrap();
     let out = tempfile::tempdir().unwrap();
     let applied = unpack(&bytes, &plain(out.path())).unwrap();
-    assert_eq!((applied.diff_id, applied.size_bytes, applied.entries), (written.diff_id, written.size_bytes, written.entries));
+    assert_eq!(
+        (applied.diff_id, applied.size_bytes, applied.entries),
+        (written.diff_id, written.size_bytes, written.entries)
+    );
     let mtime = |name: &str| fs::metadata(out.path().join(name)).unwrap().modified().unwrap();
     assert_eq!(mtime("late"), epoch);
     assert_eq!(mtime("folder"), epoch);
@@ -259,7 +272,10 @@ fn gnu_tar_reads_what_is_written() {
     fs::write(temp.path().join("archive.tar"), bytes).unwrap();
     // Reading nine gigabytes of zeros back takes its time, so the largest file is left to its size.
     let untar = "tar -xpf archive.tar -C theirs --numeric-owner --xattrs --xattrs-include='*'";
-    shell(temp.path(), &format!("{untar}; test $(stat -c %s theirs/a/huge) = 9663676416; rm theirs/a/huge tree/a/huge"));
+    shell(
+        temp.path(),
+        &format!("{untar}; test $(stat -c %s theirs/a/huge) = 9663676416; rm theirs/a/huge tree/a/huge"),
+    );
     shell(temp.path(), "touch -r tree/a theirs/a");
     assert_same(&below_root(&temp.path().join("tree")), &below_root(&temp.path().join("theirs")), "GNU tar");
 }

@@ -1,4 +1,5 @@
 //! How fast a layer of many small files is unpacked. A measurement, not a check: run it with `--ignored` in release.
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 mod support;
 

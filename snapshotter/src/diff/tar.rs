@@ -73,7 +73,8 @@ impl<W: Write> TarWriter<W> {
         record(&mut records, b"GNU.sparse.realsize", size.to_string().as_bytes());
         let stored = map.len() as u64 + segments.iter().map(|(_, length)| length).sum::<u64>();
         // Readers that do not know sparse files must not take this for the file.
-        let stand_in = [&b"GNUSparseFile.0/"[..], meta.name.rsplit(|byte| *byte == b'/').next().unwrap_or_default()].concat();
+        let stand_in =
+            [&b"GNUSparseFile.0/"[..], meta.name.rsplit(|byte| *byte == b'/').next().unwrap_or_default()].concat();
         self.header(meta, &stand_in, stored, records)?;
         self.sink.write(&map)?;
         Ok(stored)
@@ -116,7 +117,15 @@ impl<W: Write> TarWriter<W> {
         }
         let (prefix, short) = split.unwrap_or((b"", &name[..name.len().min(NAME_BYTES)]));
         if !records.is_empty() {
-            let blank = Meta { kind: Type::File, link: Vec::new(), mode: 0o644, uid: 0, gid: 0, device: (0, 0), ..meta.clone() };
+            let blank = Meta {
+                kind: Type::File,
+                link: Vec::new(),
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+                device: (0, 0),
+                ..meta.clone()
+            };
             let block = block(b'x', b"PaxHeader", b"", &blank, records.len() as u64, 0);
             self.sink.write(&block)?;
             self.sink.write(&records)?;

@@ -8,7 +8,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat, Timespec, fstat, major, minor, open, openat, readlinkat, seek};
+use rustix::fs::{
+    FileType, Mode, OFlags, SeekFrom, Stat, Timespec, fstat, major, minor, open, openat, readlinkat, seek,
+};
 use rustix::io::{Errno, pread};
 
 use super::same::{File, attributes, same_file, same_looks, same_time};
@@ -90,9 +92,7 @@ impl<W: Write> Walk<W> {
     pub(super) fn new(changes: &Changes, out: TarWriter<W>, latest: Option<Timespec>) -> Result<Self, DiffError> {
         let (upper, below, overlay) = match changes {
             Changes::Trees { lower: None, upper } => (upper, Below::Nothing, None),
-            Changes::Trees { lower: Some(lower), upper } => {
-                (upper, Below::Tree(open_root(lower)?), None)
-            }
+            Changes::Trees { lower: Some(lower), upper } => (upper, Below::Tree(open_root(lower)?), None),
             Changes::Overlay { upper, lowers, whiteouts } => {
                 let prefix = whiteouts.prefix();
                 let failed = |source| DiffError::Read { doing: "open the layers below", path: upper.clone(), source };
@@ -366,7 +366,8 @@ impl<W: Write> Walk<W> {
     fn check_redirects(&self, name: &[u8], prefix: OverlayPrefix) -> Result<(), DiffError> {
         for key in REDIRECTS {
             if xattrs::get(&self.upper, name, &prefix.key(key)).map_err(self.failed("read", name))?.is_some() {
-                let why = "overlayfs keeps its data elsewhere (redirect_dir or metacopy); compare mounted trees instead";
+                let why =
+                    "overlayfs keeps its data elsewhere (redirect_dir or metacopy); compare mounted trees instead";
                 return Err(DiffError::Unsupported { path: self.full(name), why });
             }
         }

@@ -6,9 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Uid, XattrFlags, chownat, copy_file_range, fchmod,
-    fchown, fsetxattr, fstat, ftruncate, futimens, ioctl_ficlone, linkat, mkdirat, mknodat, openat, openat2, readlinkat, seek,
-    symlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Uid, XattrFlags, chownat, copy_file_range,
+    fchmod, fchown, fsetxattr, fstat, ftruncate, futimens, ioctl_ficlone, linkat, mkdirat, mknodat, openat, openat2,
+    readlinkat, seek, symlinkat, utimensat,
 };
 use rustix::io::{Errno, pread, pwrite};
 

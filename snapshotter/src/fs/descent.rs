@@ -54,7 +54,8 @@ impl Descent {
 
     /// Goes back up, and says the name of the folder that was left. An error when the folder was moved meanwhile.
     pub(crate) fn leave(&mut self) -> io::Result<Vec<u8>> {
-        let (id, name) = self.above.pop().ok_or_else(|| io::Error::other("there is nothing above the root of a tree"))?;
+        let (id, name) =
+            self.above.pop().ok_or_else(|| io::Error::other("there is nothing above the root of a tree"))?;
         let up = open_folder(&self.current, b"..")?;
         if Id::of(&fstat(&up)?) != id {
             return Err(io::Error::other("a folder was moved while its tree was walked"));

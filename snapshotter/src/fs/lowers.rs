@@ -31,7 +31,10 @@ pub(crate) fn is_whiteout(stat: &Stat) -> bool {
 
 impl Lowers {
     pub(crate) fn open(folders: &[PathBuf], prefix: OverlayPrefix) -> io::Result<Self> {
-        let roots = folders.iter().map(|folder| Ok(open(folder, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty())?)).collect::<io::Result<_>>()?;
+        let roots = folders
+            .iter()
+            .map(|folder| Ok(open(folder, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty())?))
+            .collect::<io::Result<_>>()?;
         Ok(Self { roots, prefix })
     }
 

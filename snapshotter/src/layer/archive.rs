@@ -268,7 +268,8 @@ impl<'r> Archive<'r> {
 
     fn entry(&mut self, header: &Header<'_>, extended: Extended) -> Result<Entry, LayerError> {
         let bad = |archive: &Self, what: &'static str| archive.damaged(what);
-        let name = extended.sparse.name.clone().or(extended.name).or(extended.gnu_name).unwrap_or_else(|| header.name());
+        let name =
+            extended.sparse.name.clone().or(extended.name).or(extended.gnu_name).unwrap_or_else(|| header.name());
         let link = extended.link.or(extended.gnu_link).unwrap_or_else(|| header.link());
         self.check_length(&name)?;
         self.check_length(&link)?;
@@ -340,7 +341,10 @@ impl<'r> Archive<'r> {
 
     /// An owner or a group. The highest number means "leave it as it is" to the kernel, so it is none.
     fn id(&self, id: i64) -> Result<u32, LayerError> {
-        u32::try_from(id).ok().filter(|id| *id != u32::MAX).ok_or_else(|| self.damaged(format!("owner {id} is out of range")))
+        u32::try_from(id)
+            .ok()
+            .filter(|id| *id != u32::MAX)
+            .ok_or_else(|| self.damaged(format!("owner {id} is out of range")))
     }
 
     fn old_sparse(&mut self, header: &Header<'_>) -> Result<Sparse, LayerError> {

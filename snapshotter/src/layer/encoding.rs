@@ -35,7 +35,9 @@ impl Compression {
     /// The compression that a new layer of this media type has to have; `None` for a type that names no layer.
     pub fn for_media_type(media_type: &str) -> Option<Self> {
         match media_type {
-            "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => Some(Self::None),
+            "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
+                Some(Self::None)
+            }
             "application/vnd.oci.image.layer.v1.tar+gzip" | "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
                 Some(Self::Gzip)
             }

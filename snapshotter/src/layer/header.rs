@@ -28,7 +28,9 @@ impl<'b> Header<'b> {
         let rest = || block.iter().enumerate().filter(|(at, _)| !field.contains(at)).map(|(_, byte)| *byte);
         let unsigned = 8 * i64::from(b' ') + rest().map(i64::from).sum::<i64>();
         // Some old writers summed signed bytes.
-        if stated != unsigned && stated != 8 * i64::from(b' ') + rest().map(|byte| i64::from(byte.cast_signed())).sum::<i64>() {
+        if stated != unsigned
+            && stated != 8 * i64::from(b' ') + rest().map(|byte| i64::from(byte.cast_signed())).sum::<i64>()
+        {
             return Err("wrong header checksum");
         }
         let format = match (&block[257..265], &block[508..512]) {
@@ -249,7 +251,16 @@ mod tests {
         let (first, rest) = record(b"12 path=a=b\n11 x=\n y\n").ok().unwrap();
         assert_eq!((first.key, first.value), (&b"path"[..], &b"a=b"[..]));
         assert_eq!(rest, b"11 x=\n y\n");
-        for bad in [&b"5 a=b"[..], b"99 a=b\n", b"4 a\n", b" a=b\n", b"7 =bcd\n", b"0 a=b\n", b"x", b"18446744073709551616 a=b\n"] {
+        for bad in [
+            &b"5 a=b"[..],
+            b"99 a=b\n",
+            b"4 a\n",
+            b" a=b\n",
+            b"7 =bcd\n",
+            b"0 a=b\n",
+            b"x",
+            b"18446744073709551616 a=b\n",
+        ] {
             assert!(record(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
         }
     }

@@ -65,7 +65,11 @@ impl Classify for TargetError {
 }
 
 impl Target {
-    /// The target that the mounts of a snapshot stand for: the source of one bind mount, or the upper folder of one overlay.
+    /// The target that the mounts of a snapshot stand for: the source of one bind mount, or the upper folder of one overlay,
+    /// which may have no lower ones.
+    ///
+    /// A snapshot of overlayfs that gets its parent only at its commit is a bind too. Its layer must be unpacked with
+    /// [`Whiteouts::OverlayTrusted`] all the same, or its deletions are lost.
     ///
     /// # Errors
     /// [`TargetError::NotDirect`] for other mounts: mount them and unpack into the mount point, with [`Whiteouts::Delete`].
@@ -80,9 +84,7 @@ impl Target {
         }
         let value = |name: &str| mount.options.iter().find_map(|option| option.strip_prefix(name)?.strip_prefix('='));
         match mount.kind.as_str() {
-            "bind" => {
-                Ok(Self { dir: PathBuf::from(&mount.source), whiteouts: Whiteouts::Delete, parents: Vec::new() })
-            }
+            "bind" => Ok(Self { dir: PathBuf::from(&mount.source), whiteouts: Whiteouts::Delete, parents: Vec::new() }),
             "overlay" => {
                 let upper = value("upperdir").ok_or(TargetError::ReadOnly)?;
                 let user = mount.options.iter().any(|option| option == "userxattr");
@@ -120,7 +122,8 @@ mod tests {
 
     #[test]
     fn an_overlay_is_its_upper_folder() {
-        let target = Target::from_mounts(&[mount("overlay", "overlay", &["workdir=/w", "upperdir=/u", "lowerdir=/b\\:1:/a"])]);
+        let target =
+            Target::from_mounts(&[mount("overlay", "overlay", &["workdir=/w", "upperdir=/u", "lowerdir=/b\\:1:/a"])]);
         let parents = vec![PathBuf::from("/b:1"), PathBuf::from("/a")];
         assert_eq!(target, Ok(Target { dir: "/u".into(), whiteouts: Whiteouts::OverlayTrusted, parents }));
     }
@@ -134,7 +137,10 @@ mod tests {
     #[test]
     fn views_and_strange_mounts_are_refused() {
         assert_eq!(Target::from_mounts(&[mount("bind", "/s", &["ro", "rbind"])]), Err(TargetError::ReadOnly));
-        assert_eq!(Target::from_mounts(&[mount("overlay", "overlay", &["lowerdir=/a:/b"])]), Err(TargetError::ReadOnly));
+        assert_eq!(
+            Target::from_mounts(&[mount("overlay", "overlay", &["lowerdir=/a:/b"])]),
+            Err(TargetError::ReadOnly)
+        );
         assert!(matches!(Target::from_mounts(&[]), Err(TargetError::NotDirect { .. })));
         assert!(matches!(Target::from_mounts(&[mount("ext4", "/dev/x", &[])]), Err(TargetError::NotDirect { .. })));
     }

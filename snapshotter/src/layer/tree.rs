@@ -8,10 +8,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, mkdirat, open, openat2, readlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, fstat, mkdirat, open, openat2, readlinkat, unlinkat};
 use rustix::io::Errno;
 
-use crate::fs::{FOLDER, Id};
+use crate::fs::xattrs::{self, OverlayPrefix};
+use crate::fs::{FOLDER, Id, is_whiteout, look};
 
 /// Folders that are kept open, so that the files of one folder cost no walk each.
 const OPEN_FOLDERS: usize = 128;
@@ -40,6 +41,8 @@ pub(super) struct Tree {
     /// What this layer made or mentioned, by the hash of its folder and name: sixteen times smaller than the names themselves.
     made: HashSet<u64>,
     hashing: RandomState,
+    /// For an overlay's upper folder: where its attributes are.
+    overlay: Option<OverlayPrefix>,
 }
 
 /// How far [`Tree::make_until_link`] came.
@@ -53,20 +56,22 @@ enum Made {
 pub(super) struct Implied {
     pub(super) path: Vec<u8>,
     pub(super) folder: Rc<Folder>,
+    /// Whether it has nothing to do with a folder of that name below.
+    pub(super) hides: bool,
 }
 
 impl Tree {
-    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+    pub(super) fn open(dir: &Path, overlay: Option<OverlayPrefix>) -> io::Result<Self> {
         let fd = open(dir, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty())?;
         let root = Rc::new(Folder::new(fd)?);
-        Ok(Self { root, open: HashMap::new(), made: HashSet::new(), hashing: RandomState::new() })
+        Ok(Self { root, open: HashMap::new(), made: HashSet::new(), hashing: RandomState::new(), overlay })
     }
 
     pub(super) fn root(&self) -> &Rc<Folder> {
         &self.root
     }
 
-    /// The folder at `path`; none when there is nothing there.
+    /// The folder at `path`; none when there is no folder there.
     pub(super) fn find(&mut self, path: &[u8]) -> io::Result<Option<Rc<Folder>>> {
         if path.is_empty() {
             return Ok(Some(Rc::clone(&self.root)));
@@ -83,7 +88,7 @@ impl Tree {
                 self.open.insert(path.to_vec(), Rc::clone(&folder));
                 Ok(Some(folder))
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOENT | Errno::NOTDIR)) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -113,17 +118,29 @@ impl Tree {
                 continue;
             }
             let name = &path[start..end];
-            match mkdirat(&folder, name, Mode::from_raw_mode(0o755)) {
-                Ok(()) => {
-                    self.mark(&folder, name);
-                    folder = self.find(so_far)?.ok_or(Errno::NOENT)?;
-                    implied.push(Implied { path: so_far.to_vec(), folder: Rc::clone(&folder) });
-                }
+            let hides = match mkdirat(&folder, name, Mode::from_raw_mode(0o755)) {
+                Ok(()) => false,
+                Err(Errno::EXIST) if self.replace_whiteout(&folder, name)? => true,
                 Err(Errno::EXIST) => return Ok(Made::LinkAt(end)),
                 Err(error) => return Err(error.into()),
-            }
+            };
+            self.mark(&folder, name);
+            folder = self.find(so_far)?.ok_or(Errno::NOENT)?;
+            implied.push(Implied { path: so_far.to_vec(), folder: Rc::clone(&folder), hides });
         }
         Ok(Made::All(folder))
+    }
+
+    /// If `name` is a whiteout, makes it a folder that hides as much.
+    fn replace_whiteout(&self, folder: &Folder, name: &[u8]) -> io::Result<bool> {
+        let Some(prefix) = self.overlay else { return Ok(false) };
+        if !look(folder, name)?.as_ref().is_some_and(is_whiteout) {
+            return Ok(false);
+        }
+        unlinkat(folder, name, AtFlags::empty())?;
+        mkdirat(folder, name, Mode::from_raw_mode(0o755))?;
+        xattrs::set(folder, name, &prefix.key("opaque"), b"y")?;
+        Ok(true)
     }
 
     /// `path` with the link that ends at `end` replaced by what it says. Where that is, is left to the kernel, like everything else.

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Timespec, XattrFlags, chownat, fchmod, fchown, fsetxattr, ftruncate, futimens, linkat,
-    makedev, mkdirat, mknodat, openat, symlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, Timespec, XattrFlags, chownat, fchmod, fchown, fsetxattr, ftruncate, futimens,
+    linkat, makedev, mkdirat, mknodat, openat, symlinkat, utimensat,
 };
 use rustix::io::{Errno, pwrite, write};
 use rustix::process::{Gid, Uid};
@@ -75,8 +75,9 @@ pub(super) struct Unpacker {
 impl Unpacker {
     pub(super) fn new(target: &Target) -> Result<Self, LayerError> {
         let open = |source| LayerError::Target { doing: "open", source };
+        let overlay = (target.whiteouts != Whiteouts::Delete).then(|| target.whiteouts.prefix());
         Ok(Self {
-            tree: Tree::open(&target.dir).map_err(open)?,
+            tree: Tree::open(&target.dir, overlay).map_err(open)?,
             whiteouts: target.whiteouts,
             lowers: Lowers::open(&target.parents, target.whiteouts.prefix()).map_err(open)?,
             umask: umask(),
@@ -149,7 +150,7 @@ impl Unpacker {
 
     fn dress_implied(&mut self, made: &Implied) -> io::Result<()> {
         let mode = |mode: u32| Mode::from_raw_mode(mode & 0o7777);
-        let below = if self.lowers.is_empty() { None } else { self.lowers.find(&made.path)? };
+        let below = if made.hides || self.lowers.is_empty() { None } else { self.lowers.find(&made.path)? };
         let Some(below) = below.filter(|below| file_type(&below.stat) == FileType::Directory) else {
             if self.writer != (0, 0) || made.folder.inherited_gid.is_some() || self.umask & 0o755 != 0 {
                 fchmod(&made.folder, mode(0o755))?;
@@ -176,7 +177,13 @@ impl Unpacker {
         Ok(())
     }
 
-    fn file(&mut self, folder: &Folder, path: &LayerPath, entry: &Entry, archive: &mut Archive<'_>) -> Result<(), Failure> {
+    fn file(
+        &mut self,
+        folder: &Folder,
+        path: &LayerPath,
+        entry: &Entry,
+        archive: &mut Archive<'_>,
+    ) -> Result<(), Failure> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let create = || openat(folder, path.name(), flags, Mode::from_raw_mode(entry.mode & 0o777));
         let file = self.replacing(folder, path, create)?;
@@ -326,7 +333,13 @@ impl Unpacker {
     }
 
     /// Owner, mode, attributes and time of what cannot be opened without effect: links, pipes, devices.
-    fn dress_unopened(&mut self, folder: &Folder, path: &LayerPath, entry: &Entry, has_mode: bool) -> Result<(), Failure> {
+    fn dress_unopened(
+        &mut self,
+        folder: &Folder,
+        path: &LayerPath,
+        entry: &Entry,
+        has_mode: bool,
+    ) -> Result<(), Failure> {
         let name = path.name();
         if self.needs_owner(entry, folder.inherited_gid) {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));

@@ -6,10 +6,10 @@ use std::io;
 use rustix::fs::{FileType, Mode, mknodat};
 use rustix::io::Errno;
 
+use super::Whiteouts;
 use super::path::LayerPath;
 use super::tree::Folder;
 use super::unpack::{Doing, Failure, Unpacker, refused};
-use super::Whiteouts;
 use crate::fs::{file_type, look, names, remove_except, xattrs};
 
 const PREFIX: &[u8] = b".wh.";

@@ -143,7 +143,17 @@ pub struct Head<'a> {
 
 impl Default for Head<'_> {
     fn default() -> Self {
-        Head { name: "", kind: b'0', mode: 0o644, uid: 0, gid: 0, size: 0, mtime: 1_000_000_000, link: "", device: (0, 0) }
+        Head {
+            name: "",
+            kind: b'0',
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            mtime: 1_000_000_000,
+            link: "",
+            device: (0, 0),
+        }
     }
 }
 

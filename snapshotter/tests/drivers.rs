@@ -1,0 +1,351 @@
+//! Both drivers pass the contract; and what only one of them promises.
+#![cfg(feature = "contract")]
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use model::Labels;
+use model::error::{Classify, Kind};
+use snapshotter::contract::{CASES, Subject};
+use snapshotter::copy::Native;
+use snapshotter::layer::{Target, Whiteouts};
+use snapshotter::overlay::{Options, Overlay};
+use snapshotter::{SnapshotError, Snapshotter};
+use store::Store;
+use support::{Private, Tar, assert_same, below_root, is_root, shell, unpack};
+
+fn store(dir: &Path) -> Store {
+    Store::open(&dir.join("meta"), store::Options::default()).unwrap()
+}
+
+fn overlay(dir: &Path) -> Overlay {
+    Overlay::open(&dir.join("overlayfs"), store(dir), Options::default()).unwrap()
+}
+
+fn native(dir: &Path) -> Native {
+    Native::open(&dir.join("native"), store(dir)).unwrap()
+}
+
+fn check_contract(open: &dyn Fn(&Path) -> Box<dyn Snapshotter>) {
+    let private = Private::new();
+    let subject = Subject { open, mount: &|mounts, look| private.with(mounts, |root| look(root)) };
+    for case in CASES {
+        eprintln!("{}", case.name);
+        (case.run)(&subject);
+    }
+}
+
+#[test]
+fn overlayfs_passes_the_contract() {
+    if is_root("overlayfs_passes_the_contract") {
+        check_contract(&|dir| Box::new(overlay(dir)));
+    }
+}
+
+#[test]
+fn native_passes_the_contract() {
+    if is_root("native_passes_the_contract") {
+        check_contract(&|dir| Box::new(native(dir)));
+    }
+}
+
+#[test]
+fn two_drivers_share_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    let overlay = Overlay::open(&dir.path().join("overlayfs"), store.clone(), Options::default()).unwrap();
+    let native = Native::open(&dir.path().join("native"), store).unwrap();
+    overlay.prepare("key", None, &Labels::new()).unwrap();
+    assert_eq!(native.stat("key").unwrap_err().kind(), Kind::NotFound);
+    native.prepare("key", None, &Labels::new()).unwrap();
+    overlay.remove("key").unwrap();
+    native.stat("key").unwrap();
+}
+
+/// The folder of the only snapshot.
+fn only_folder(root: &Path) -> PathBuf {
+    let mut folders: Vec<_> =
+        fs::read_dir(root.join("snapshots")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(folders.len(), 1, "{folders:?}");
+    folders.remove(0)
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o7777
+}
+
+#[test]
+fn folders_are_closed_to_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let driver = overlay(dir.path());
+    driver.prepare("key", None, &Labels::new()).unwrap();
+    let root = driver.root().unwrap();
+    let snapshot = only_folder(root);
+    let expected = [
+        (root.to_owned(), 0o700),
+        (root.join("snapshots"), 0o700),
+        (snapshot.join("fs"), 0o755),
+        (snapshot.join("work"), 0o711),
+        (snapshot, 0o700),
+    ];
+    for (path, expected) in expected {
+        assert_eq!(mode(&path), expected, "{}: {:o}", path.display(), mode(&path));
+    }
+}
+
+#[test]
+fn a_crash_leaves_garbage_that_cleanup_finds() {
+    let dir = tempfile::tempdir().unwrap();
+    let driver = overlay(dir.path());
+    driver.prepare("key", None, &Labels::new()).unwrap();
+    let root = driver.root().unwrap().to_owned();
+    let mine = only_folder(&root);
+    // As after a crash between the folder and its record, and in the middle of a removal.
+    for name in ["4711/fs/deep", "4712/work", "strange"] {
+        fs::create_dir_all(root.join("snapshots").join(name)).unwrap();
+    }
+    fs::write(root.join("snapshots/4711/fs/deep/file"), "").unwrap();
+    driver.cleanup().unwrap();
+    let mut left: Vec<_> = fs::read_dir(root.join("snapshots")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    left.sort();
+    assert_eq!(left, [mine, root.join("snapshots/strange")]);
+}
+
+#[test]
+fn a_lost_folder_of_an_active_snapshot_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let driver = overlay(dir.path());
+    driver.prepare("base", None, &Labels::new()).unwrap();
+    let root = driver.root().unwrap().to_owned();
+    let base = only_folder(&root);
+    fs::set_permissions(base.join("fs"), fs::Permissions::from_mode(0o711)).unwrap();
+    driver.commit("committed", "base", &Labels::new(), None).unwrap();
+    let mounts = driver.prepare("key", Some("committed"), &Labels::new()).unwrap();
+    driver.view("view", None, &Labels::new()).unwrap();
+    drop(driver);
+    for entry in fs::read_dir(root.join("snapshots")).unwrap() {
+        let path = entry.unwrap().path();
+        if path != base {
+            fs::remove_dir_all(path).unwrap();
+        }
+    }
+    let driver = overlay(dir.path());
+    assert_eq!(driver.mounts("key").unwrap(), mounts);
+    let target = Target::from_mounts(&mounts).unwrap();
+    assert_eq!(mode(&target.dir), 0o711);
+    assert_eq!(mode(&target.dir.with_file_name("work")), 0o711);
+    let view = driver.mounts("view").unwrap();
+    assert!(Path::new(&view[0].source).is_dir());
+}
+
+#[test]
+fn numbers_are_not_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        let driver = overlay(dir.path());
+        for _ in 0..70 {
+            let mounts = driver.prepare("key", None, &Labels::new()).unwrap();
+            assert!(seen.insert(mounts[0].source.clone()), "{}", mounts[0].source);
+            driver.remove("key").unwrap();
+        }
+    }
+    // Not even when the records are lost and the folders are not.
+    let driver = overlay(dir.path());
+    driver.prepare("old", None, &Labels::new()).unwrap();
+    let old = only_folder(driver.root().unwrap());
+    fs::write(old.join("fs/file"), "").unwrap();
+    drop(driver);
+    fs::remove_dir_all(dir.path().join("meta")).unwrap();
+    let driver = overlay(dir.path());
+    for n in 0..300 {
+        let mounts = driver.prepare(&format!("key {n}"), None, &Labels::new()).unwrap();
+        assert_eq!(fs::read_dir(&mounts[0].source).unwrap().count(), 0);
+    }
+    driver.cleanup().unwrap();
+    assert!(!old.exists());
+}
+
+#[test]
+fn what_is_not_done_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let driver = overlay(dir.path());
+    for label in ["containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping"] {
+        let labels = Labels::from([(label.to_owned(), "0:1000:65536".to_owned())]);
+        let error = driver.prepare("key", None, &labels).unwrap_err();
+        assert!(matches!(error, SnapshotError::UnsupportedLabel { .. }));
+        assert_eq!(error.kind(), Kind::Unimplemented);
+    }
+}
+
+#[test]
+fn full_copies_keep_everything() {
+    if !is_root("full_copies_keep_everything") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let driver = native(dir.path());
+    let base = PathBuf::from(&driver.prepare("base", None, &Labels::new()).unwrap()[0].source);
+    shell(
+        &base,
+        r#"
+        mkdir -p a/b setgid; echo x > a/file; ln a/file a/b/hard; ln -s ../file a/b/link; mkfifo a/fifo; mknod a/null c 1 3
+        cp /bin/true a/suid; chown 5:6 a/suid; chmod 6755 a/suid; chown -h 7:8 a/b/link; chmod 2770 setgid; chown 0:9 setgid
+        truncate -s 30M a/sparse; echo y | dd of=a/sparse bs=1M seek=10 conv=notrunc status=none
+        touch -d '1990-01-01 00:00:00.5' a/file; touch -h -d '1991-01-01' a/b/link; touch -d '1992-01-01' a/b a setgid
+        "#,
+    );
+    let set = |name: &str, key: &str, value: &[u8]| {
+        rustix::fs::lsetxattr(base.join(name), key, value, rustix::fs::XattrFlags::empty()).unwrap();
+    };
+    set("a/file", "user.key", b"value");
+    set("a/b", "trusted.overlay.opaque", b"y");
+    set("a/suid", "security.capability", &[1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    drop(std::os::unix::net::UnixListener::bind(base.join("a/socket")).unwrap());
+    driver.commit("committed", "base", &Labels::new(), None).unwrap();
+    let copy = PathBuf::from(&driver.prepare("copy", Some("committed"), &Labels::new()).unwrap()[0].source);
+    assert_ne!(base, copy);
+    assert_same(&support::describe(&base), &support::describe(&copy), "the copy");
+    assert!(fs::metadata(copy.join("a/sparse")).unwrap().blocks() * 512 < 1 << 20);
+    assert_ne!(fs::metadata(base.join("a/file")).unwrap().ino(), fs::metadata(copy.join("a/file")).unwrap().ino());
+}
+
+/// Layers with everything that layers do to each other.
+fn layers() -> Vec<Vec<u8>> {
+    let base = Tar::default()
+        .dir("etc")
+        .file("etc/keep", b"1")
+        .file("etc/gone", b"1")
+        .dir("opaque")
+        .file("opaque/gone", b"1")
+        .dir("opaque/sub")
+        .file("opaque/sub/gone", b"1")
+        .dir("replaced")
+        .file("replaced/gone", b"1")
+        .dir("becomes-file")
+        .file("becomes-file/gone", b"1")
+        .file("becomes-dir", b"1")
+        .file("linked", b"link me")
+        .dir("usr/bin")
+        .symlink("bin", "usr/bin")
+        .file("usr/bin/tool", b"1")
+        .dir("mixed")
+        .file("mixed/old", b"1");
+    let second = Tar::default()
+        .file("etc/.wh.gone", b"")
+        .file("etc/new", b"2")
+        // What the layer brings itself is not hidden, before or behind the marker.
+        .file("opaque/before", b"2")
+        .file("opaque/.wh..wh..opq", b"")
+        .file("opaque/after", b"2")
+        .dir("opaque/sub")
+        .file("opaque/sub/new", b"2")
+        // The folder is gone, and there is a new one of the same name.
+        .file(".wh.replaced", b"")
+        .dir("replaced")
+        .file("replaced/new", b"2")
+        .file("becomes-file", b"2")
+        .dir("becomes-dir")
+        .file("becomes-dir/new", b"2")
+        // To a file that only the layer below has.
+        .hard_link("second-name", "linked")
+        .hard_link("deep/er/third-name", "linked")
+        // The other way round.
+        .dir("mixed")
+        .file("mixed/new", b"2")
+        .file(".wh.mixed", b"");
+    let third = Tar::default()
+        .file(".wh.etc", b"")
+        .file("usr/.wh.bin", b"")
+        .file(".wh.second-name", b"")
+        .file("opaque/sub/.wh.new", b"")
+        .file("usr/bin/back", b"3")
+        .file(".wh.not-there", b"");
+    let fourth = Tar::default().file("only", b"4").dir("etc").file("etc/only", b"4").file(".wh..wh..opq", b"");
+    [base, second, third, fourth].into_iter().map(Tar::end).collect()
+}
+
+#[test]
+fn layers_look_the_same_however_they_are_kept() {
+    if !is_root("layers_look_the_same_however_they_are_kept") {
+        return;
+    }
+    let private = Private::new();
+    let dir = tempfile::tempdir().unwrap();
+    let flat = dir.path().join("flat");
+    fs::create_dir(&flat).unwrap();
+    let drivers: [Box<dyn Snapshotter>; 2] = [
+        Box::new(
+            Overlay::open(&dir.path().join("overlayfs"), store(&dir.path().join("o")), Options::default()).unwrap(),
+        ),
+        Box::new(Native::open(&dir.path().join("native"), store(&dir.path().join("n"))).unwrap()),
+    ];
+    for (at, layer) in layers().iter().enumerate() {
+        let (name, parent) = (at.to_string(), at.checked_sub(1).map(|below| below.to_string()));
+        unpack(layer, &support::plain(&flat)).unwrap();
+        let expected = without_times(&below_root(&flat));
+        for driver in &drivers {
+            let mounts = driver.prepare("key", parent.as_deref(), &Labels::new()).unwrap();
+            unpack(layer, &Target::from_mounts(&mounts).unwrap()).unwrap();
+            let shown = private.with(&mounts, below_root);
+            assert_same(&expected, &without_times(&shown), &format!("layer {at} by {}", driver.name()));
+            driver.commit(&name, "key", &Labels::new(), None).unwrap();
+            let mounts = driver.view("view", Some(&name), &Labels::new()).unwrap();
+            let shown = private.with(&mounts, below_root);
+            assert_same(&expected, &without_times(&shown), &format!("view of layer {at} by {}", driver.name()));
+            driver.remove("view").unwrap();
+        }
+    }
+    // What the drawing above was about.
+    let names: Vec<String> = below_root(&flat).into_keys().collect();
+    assert_eq!(names, ["etc", "etc/only", "only"]);
+}
+
+#[test]
+fn a_layer_unpacked_before_its_parent_is_the_same() {
+    if !is_root("a_layer_unpacked_before_its_parent_is_the_same") {
+        return;
+    }
+    let private = Private::new();
+    let dir = tempfile::tempdir().unwrap();
+    let driver = overlay(dir.path());
+    let flat = dir.path().join("flat");
+    fs::create_dir(&flat).unwrap();
+    // Without the layer that links to a file below it: that one needs its parent.
+    let layers: Vec<_> = layers().into_iter().enumerate().filter(|(at, _)| *at != 1).map(|(_, layer)| layer).collect();
+    for (at, layer) in layers.iter().enumerate().rev() {
+        let mounts = driver.prepare(&format!("key {at}"), None, &Labels::new()).unwrap();
+        let target = Target { whiteouts: Whiteouts::OverlayTrusted, ..Target::from_mounts(&mounts).unwrap() };
+        if at < layers.len() - 1 {
+            unpack(layer, &target).unwrap();
+        } else {
+            // The roots below are not known yet, so a whole new root cannot be said.
+            unpack(&Tar::default().file("only", b"4").file(".wh.bin", b"").end(), &target).unwrap();
+        }
+    }
+    for at in 0..layers.len() {
+        let parent = at.checked_sub(1).map(|below| below.to_string());
+        driver.commit(&at.to_string(), &format!("key {at}"), &Labels::new(), parent.as_deref()).unwrap();
+    }
+    for layer in &layers[..layers.len() - 1] {
+        unpack(layer, &support::plain(&flat)).unwrap();
+    }
+    unpack(&Tar::default().file("only", b"4").file(".wh.bin", b"").end(), &support::plain(&flat)).unwrap();
+    let mounts = driver.view("view", Some(&(layers.len() - 1).to_string()), &Labels::new()).unwrap();
+    let shown = private.with(&mounts, below_root);
+    assert_same(&without_times(&below_root(&flat)), &without_times(&shown), "rebased");
+}
+
+/// Folders that no archive names get the time of the moment.
+fn without_times(lines: &std::collections::BTreeMap<String, String>) -> std::collections::BTreeMap<String, String> {
+    let cut = |line: &String| match line.strip_prefix("dir ") {
+        Some(rest) => format!("dir {}", rest.split(' ').take(2).collect::<Vec<_>>().join(" ")),
+        // Whether names in different layers are one file, an overlay does not keep.
+        None => line.split(" same as ").next().unwrap().to_owned(),
+    };
+    lines.iter().map(|(name, line)| (name.clone(), cut(line))).collect()
+}
