@@ -57,7 +57,8 @@ impl tasks_server::Tasks for TasksService {
         &self,
         request: Request<wire::DeleteTaskRequest>,
     ) -> Result<Response<wire::DeleteResponse>, Status> {
-        unary(request, async |scope, request| Ok(self.tasks.delete(scope.namespace, &request.container_id).await?)).await
+        unary(request, async |scope, request| Ok(self.tasks.delete(scope.namespace, &request.container_id).await?))
+            .await
     }
 
     async fn delete_process(
@@ -79,10 +80,8 @@ impl tasks_server::Tasks for TasksService {
         request: Request<wire::ListTasksRequest>,
     ) -> Result<Response<wire::ListTasksResponse>, Status> {
         // containerd has a filter in the message and ignores it; clients rely on getting all.
-        unary(request, async |scope, _| {
-            Ok(wire::ListTasksResponse { tasks: self.tasks.list(&scope.namespace).await })
-        })
-        .await
+        unary(request, async |scope, _| Ok(wire::ListTasksResponse { tasks: self.tasks.list(&scope.namespace).await }))
+            .await
     }
 
     async fn kill(&self, request: Request<wire::KillRequest>) -> Result<Response<()>, Status> {
@@ -106,7 +105,8 @@ impl tasks_server::Tasks for TasksService {
     }
 
     async fn resume(&self, request: Request<wire::ResumeTaskRequest>) -> Result<Response<()>, Status> {
-        unary(request, async |scope, request| Ok(self.tasks.resume(scope.namespace, &request.container_id).await?)).await
+        unary(request, async |scope, request| Ok(self.tasks.resume(scope.namespace, &request.container_id).await?))
+            .await
     }
 
     async fn list_pids(

@@ -346,7 +346,9 @@ mod tests {
         fs::create_dir_all(works.join("ns/orphan/deep")).unwrap();
         let keys = sweep(&bundles, &works);
         assert_eq!(keys.iter().map(name).collect::<Vec<_>>(), ["ns/full"]);
-        for (path, stays) in [("ns/full", true), ("ns/empty", false), ("ns/.half", false), ("-odd/full", true), ("ns/-odd", true)] {
+        for (path, stays) in
+            [("ns/full", true), ("ns/empty", false), ("ns/.half", false), ("-odd/full", true), ("ns/-odd", true)]
+        {
             assert_eq!(bundles.join(path).exists(), stays, "{path}");
         }
         assert!(works.join("ns/full").exists() && !works.join("ns/orphan").exists());

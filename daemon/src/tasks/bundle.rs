@@ -35,7 +35,7 @@ pub(super) struct Bundle {
 
 impl Bundle {
     /// The folder of a container's task.
-    pub fn of(settings: &Settings, namespace: &Namespace, id: &ContainerId) -> Self {
+    pub(super) fn of(settings: &Settings, namespace: &Namespace, id: &ContainerId) -> Self {
         let below = |top: PathBuf| top.join(namespace.as_str()).join(id.as_str());
         Self { path: below(settings.bundles()), work: below(settings.works()) }
     }
@@ -44,7 +44,7 @@ impl Bundle {
     ///
     /// # Errors
     /// There is one already, or the disk refuses.
-    pub fn create(&self, spec: &[u8], binary: &Path) -> Result<(), BundleError> {
+    pub(super) fn create(&self, spec: &[u8], binary: &Path) -> Result<(), BundleError> {
         make_parents(&self.path)?;
         make_parents(&self.work)?;
         match fs::DirBuilder::new().mode(0o700).create(&self.path) {
@@ -87,7 +87,7 @@ impl Bundle {
     }
 
     /// Where the shim mounts the root filesystem.
-    pub fn rootfs(&self) -> PathBuf {
+    pub(super) fn rootfs(&self) -> PathBuf {
         self.path.join("rootfs")
     }
 
@@ -95,7 +95,7 @@ impl Bundle {
     ///
     /// # Errors
     /// A mount stays, in which case nothing was deleted, or the disk refuses.
-    pub fn remove(&self) -> Result<(), BundleError> {
+    pub(super) fn remove(&self) -> Result<(), BundleError> {
         unmount_below(&self.path).map_err(BundleError::at("unmount", &self.path))?;
         let (Some(parent), Some(name)) = (self.path.parent(), self.path.file_name()) else { return Ok(()) };
         let mut hidden = std::ffi::OsString::from(".");

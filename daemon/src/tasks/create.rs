@@ -74,14 +74,12 @@ impl Inner {
         }
         let container = self.container(&namespace, &id).await?;
         let key = Key { namespace, id };
-        let reservation =
-            self.registry.reserve(&key).await.map_err(|_| TaskError::Exists { id: key.id.clone() })?;
+        let reservation = self.registry.reserve(&key).await.map_err(|_| TaskError::Exists { id: key.id.clone() })?;
         let spec = container.spec.ok_or_else(|| TaskError::NoSpec { id: key.id.clone() })?.value;
         let settings = self.settings.clone();
         let (name, path) = (container.runtime.name, request.runtime_path.clone());
-        let runtime = blocking::run(move || runtime::resolve(&name, &path, &settings))
-            .await
-            .map_err(LaunchError::from)?;
+        let runtime =
+            blocking::run(move || runtime::resolve(&name, &path, &settings)).await.map_err(LaunchError::from)?;
         let options = request.options.clone().or_else(|| container.runtime.options.map(super::service::to_wire));
 
         let mut attempt = Attempt::new(self.clone(), reservation, runtime.binary.clone());
@@ -126,8 +124,7 @@ impl Attempt {
     fn new(inner: Arc<Inner>, reservation: Reservation<Task>, binary: PathBuf) -> Self {
         let Key { namespace, id } = reservation.key();
         let bundle = Bundle::of(&inner.settings, namespace, id);
-        let parts =
-            Parts { reservation, bundle, binary, has_bundle: false, may_run: false, shim: None, log: None };
+        let parts = Parts { reservation, bundle, binary, has_bundle: false, may_run: false, shim: None, log: None };
         Self { inner, runtime: Handle::current(), parts: Some(parts) }
     }
 
@@ -292,7 +289,7 @@ impl Inner {
         let stop = self.stop.child_token();
         let guard = stop.clone().drop_guard();
         match log::copy(&bundle.path, &key.namespace, &key.id, &self.tracker, stop) {
-            Ok(tail) => Some(Log { tail, stop: guard }),
+            Ok(tail) => Some(Log { tail, _stop: guard }),
             Err(error) => {
                 warn!(%error, container = %key.id, "cannot read the log of a shim");
                 None

@@ -114,7 +114,7 @@ pub enum LaunchError {
     #[error(transparent)]
     Bundle(#[from] BundleError),
     /// Which shim to start is not known.
-    #[error(transparent)]
+    #[error("failed to resolve runtime path")]
     Runtime(#[from] RuntimeError),
     /// The binary cannot be run.
     #[error("cannot run {}", .binary.display())]
@@ -208,7 +208,9 @@ pub enum RuntimeError {
     #[error("runtime name must not be empty")]
     Empty,
     /// Neither a name nor an absolute path.
-    #[error("invalid runtime name {name}, correct runtime name should be either format like `io.containerd.runc.v2` or a full path to the binary")]
+    #[error(
+        "invalid runtime name {name}, correct runtime name should be either format like `io.containerd.runc.v2` or a full path to the binary"
+    )]
     Malformed {
         /// The name.
         name: String,

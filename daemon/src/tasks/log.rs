@@ -34,7 +34,7 @@ impl Tail {
     }
 
     /// The lines, for an error text.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
@@ -104,9 +104,8 @@ impl Lines {
 
 /// Shows a line at the level that its writer gave it, where it is said in one of the usual ways.
 fn show(ns: &Namespace, container: &ContainerId, line: &str) {
-    let says = |level: &str| {
-        line.contains(&format!("level={level}")) || line.contains(&format!("\"level\":\"{level}\""))
-    };
+    let says =
+        |level: &str| line.contains(&format!("level={level}")) || line.contains(&format!("\"level\":\"{level}\""));
     if says("error") || says("fatal") || says("panic") {
         error!(target: "shim", %ns, %container, line);
     } else if says("warning") || says("warn") {

@@ -28,11 +28,8 @@ struct Patience {
     look: Duration,
 }
 
-const PATIENCE: Patience = Patience {
-    hold: Duration::from_secs(30),
-    settle: Duration::from_millis(500),
-    look: Duration::from_millis(25),
-};
+const PATIENCE: Patience =
+    Patience { hold: Duration::from_secs(30), settle: Duration::from_millis(500), look: Duration::from_millis(25) };
 
 /// How many events are held at most; when there are more, all are let go.
 const MAX_HELD: usize = 8192;
@@ -57,7 +54,7 @@ pub(super) struct Outbox {
 
 impl Outbox {
     /// A way that is open.
-    pub fn new(bus: Bus) -> Self {
+    pub(super) fn new(bus: Bus) -> Self {
         Self { bus, held: Arc::default(), patience: PATIENCE }
     }
 
@@ -65,7 +62,7 @@ impl Outbox {
     ///
     /// # Errors
     /// The envelope is malformed. While events are held this is not noticed.
-    pub async fn send(&self, outgoing: Outgoing) -> Result<(), EventError> {
+    pub(super) async fn send(&self, outgoing: Outgoing) -> Result<(), EventError> {
         let record = {
             let mut held = self.lock();
             match &mut *held {
@@ -89,7 +86,7 @@ impl Outbox {
     }
 
     /// Holds events back from now on, until the clients are there again.
-    pub fn hold(&self, tracker: &TaskTracker, stop: CancellationToken) {
+    pub(super) fn hold(&self, tracker: &TaskTracker, stop: CancellationToken) {
         *self.lock() = Some(Vec::new());
         let outbox = self.clone();
         tracker.spawn(async move {
@@ -166,10 +163,10 @@ async fn write_down(records: Vec<(PathBuf, PublishedExit)>) {
 mod tests {
     use std::time::SystemTime;
 
-    use model::filter::Filters;
     use model::task::Exit;
     use proto::events::TaskExit;
 
+    use super::super::tests::everything;
     use super::*;
 
     fn event(topic: &str) -> Outgoing {
@@ -192,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn an_open_outbox_passes_on_and_refuses_what_is_malformed() {
         let outbox = Outbox::new(Bus::new());
-        let mut subscription = outbox.bus.subscribe(Filters::default());
+        let mut subscription = outbox.bus.subscribe(everything());
         outbox.send(event("/tasks/exit")).await.unwrap();
         assert!(outbox.send(event("no topic")).await.is_err());
         assert_eq!(subscription.next().await.unwrap().topic, "/tasks/exit");
@@ -209,9 +206,9 @@ mod tests {
         outbox.send(event("/b")).await.unwrap();
         tokio::time::sleep(2 * SETTLE).await;
         assert_eq!(PublishedExit::read(folder.path()).unwrap(), None, "nobody was told");
-        let mut first = outbox.bus.subscribe(Filters::default());
+        let mut first = outbox.bus.subscribe(everything());
         tokio::time::sleep(SETTLE / 2).await;
-        let mut second = outbox.bus.subscribe(Filters::default());
+        let mut second = outbox.bus.subscribe(everything());
         outbox.send(event("/c")).await.unwrap();
         tracker.close();
         tracker.wait().await;

@@ -44,7 +44,7 @@ type Identity = (SystemTime, u64);
 
 impl Probe {
     /// What `binary` wants, asking it if it is not known.
-    pub async fn form(&self, binary: &Path) -> StdinForm {
+    pub(super) async fn form(&self, binary: &Path) -> StdinForm {
         let identity = identity(binary);
         if let Some((known, form)) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(binary)
             && Some(*known) == identity
@@ -57,7 +57,7 @@ impl Probe {
     }
 
     /// Remembers what worked.
-    pub fn learn(&self, binary: &Path, form: StdinForm) {
+    pub(super) fn learn(&self, binary: &Path, form: StdinForm) {
         let Some(identity) = identity(binary) else { return };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_KNOWN {
@@ -74,7 +74,8 @@ fn identity(binary: &Path) -> Option<Identity> {
 
 async fn ask(binary: &Path) -> StdinForm {
     // The versions of other vendors' shims say nothing about the protocol.
-    let is_containerds = binary.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with("containerd-shim-runc-"));
+    let is_containerds =
+        binary.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with("containerd-shim-runc-"));
     if !is_containerds {
         return StdinForm::Try;
     }

@@ -32,12 +32,12 @@ pub(super) struct Ended {
 
 impl Ended {
     /// Whether it ended well.
-    pub fn is_success(&self) -> bool {
+    pub(super) fn is_success(&self) -> bool {
         self.status.is_some_and(|status| status.success())
     }
 
     /// What it printed, errors first, for an error text.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let both = [&self.stderr, &self.stdout].map(|bytes| printable(bytes));
         both.iter().filter(|text| !text.is_empty()).map(String::as_str).collect::<Vec<_>>().join("\n")
     }
@@ -127,12 +127,12 @@ pub(super) struct ProcessRef {
 
 impl ProcessRef {
     /// The process that has this id now; `None` if there is none.
-    pub fn of(pid: u32) -> Option<Self> {
+    pub(super) fn of(pid: u32) -> Option<Self> {
         Some(Self { pid, started: started(pid)? })
     }
 
     /// Kills it if it is still there.
-    pub fn kill(self) {
+    pub(super) fn kill(self) {
         let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return };
         let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) else { return };
         // Compared after it is held: from here on the id cannot come to mean another process.

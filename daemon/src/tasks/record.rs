@@ -46,17 +46,17 @@ pub(super) struct PublishedExit {
 
 impl Bootstrap {
     /// The path of the socket.
-    pub fn socket(&self) -> Option<PathBuf> {
+    pub(super) fn socket(&self) -> Option<PathBuf> {
         socket_of(&self.address)
     }
 
     /// Writes the file.
-    pub fn write(&self, bundle: &Path) -> Result<(), BundleError> {
+    pub(super) fn write(&self, bundle: &Path) -> Result<(), BundleError> {
         replace(&bundle.join(BOOTSTRAP_FILE), &to_json(self), 0o644)
     }
 
     /// Reads the file, or the older one. `None` if there is neither: no shim was ever reached.
-    pub fn read(bundle: &Path) -> Result<Option<Self>, BundleError> {
+    pub(super) fn read(bundle: &Path) -> Result<Option<Self>, BundleError> {
         if let Some(bytes) = read(&bundle.join(BOOTSTRAP_FILE))? {
             return from_json(&bundle.join(BOOTSTRAP_FILE), &bytes).map(Some);
         }
@@ -74,12 +74,12 @@ pub(super) fn socket_of(address: &str) -> Option<PathBuf> {
 
 impl PublishedExit {
     /// Writes the file.
-    pub fn write(&self, bundle: &Path) -> Result<(), BundleError> {
+    pub(super) fn write(&self, bundle: &Path) -> Result<(), BundleError> {
         replace(&bundle.join(EXIT_FILE), &to_json(self), 0o600)
     }
 
     /// Reads the file; `None` if the end was not published yet.
-    pub fn read(bundle: &Path) -> Result<Option<Self>, BundleError> {
+    pub(super) fn read(bundle: &Path) -> Result<Option<Self>, BundleError> {
         let path = bundle.join(EXIT_FILE);
         read(&path)?.map(|bytes| from_json(&path, &bytes)).transpose()
     }

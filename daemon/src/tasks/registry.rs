@@ -78,7 +78,7 @@ impl<T> Registry<T> {
     ///
     /// # Errors
     /// There is a task, or somebody is making one.
-    pub async fn reserve(&self, key: &Key) -> Result<Reservation<T>, Taken> {
+    pub(super) async fn reserve(&self, key: &Key) -> Result<Reservation<T>, Taken> {
         let waiting = async {
             loop {
                 let freed = self.table.freed.notified();
@@ -108,7 +108,7 @@ impl<T> Registry<T> {
     }
 
     /// The task of that name.
-    pub fn get(&self, key: &Key) -> Option<Arc<T>> {
+    pub(super) fn get(&self, key: &Key) -> Option<Arc<T>> {
         match self.table.lock().get(key) {
             Some(Slot::Live(task)) => Some(task.clone()),
             _ => None,
@@ -116,7 +116,7 @@ impl<T> Registry<T> {
     }
 
     /// The task of that name, also while it is being taken apart.
-    pub fn get_or_leaving(&self, key: &Key) -> Option<Arc<T>> {
+    pub(super) fn get_or_leaving(&self, key: &Key) -> Option<Arc<T>> {
         match self.table.lock().get(key) {
             Some(Slot::Live(task) | Slot::Leaving(task)) => Some(task.clone()),
             _ => None,
@@ -124,7 +124,7 @@ impl<T> Registry<T> {
     }
 
     /// All tasks, in no order.
-    pub fn list(&self) -> Vec<(Key, Arc<T>)> {
+    pub(super) fn list(&self) -> Vec<(Key, Arc<T>)> {
         let slots = self.table.lock();
         slots
             .iter()
@@ -136,7 +136,7 @@ impl<T> Registry<T> {
     }
 
     /// Takes this very task out of the list; nobody finds it from here on. `None` if somebody else did so before.
-    pub fn retire(&self, key: &Key, task: &Arc<T>) -> Option<Reservation<T>> {
+    pub(super) fn retire(&self, key: &Key, task: &Arc<T>) -> Option<Reservation<T>> {
         let mut slots = self.table.lock();
         let slot = slots.get_mut(key)?;
         match slot {
@@ -160,12 +160,12 @@ pub(super) struct Reservation<T> {
 
 impl<T> Reservation<T> {
     /// Whose right it is.
-    pub fn key(&self) -> &Key {
+    pub(super) fn key(&self) -> &Key {
         &self.key
     }
 
     /// Puts the task in the list; the id is its own now.
-    pub fn commit(mut self, task: Arc<T>) {
+    pub(super) fn commit(mut self, task: Arc<T>) {
         self.held = false;
         self.table.lock().insert(self.key.clone(), Slot::Live(task));
     }

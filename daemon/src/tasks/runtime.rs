@@ -37,7 +37,7 @@ pub(super) enum RuntimeKind {
 
 impl Runtime {
     /// The runtime that a binary is.
-    pub fn of(binary: PathBuf, settings: &Settings) -> Self {
+    pub(super) fn of(binary: PathBuf, settings: &Settings) -> Self {
         let ours = binary == settings.gantry_shim
             || binary.file_name().is_some_and(|name| OUR_BINARIES.iter().any(|ours| name == OsStr::new(ours)));
         Self { binary, kind: if ours { RuntimeKind::Gantry } else { RuntimeKind::Foreign } }
@@ -137,7 +137,7 @@ mod tests {
         let gantry = Ok((settings.gantry_shim.clone(), RuntimeKind::Gantry));
         for (name, path, answer) in [
             ("io.containerd.runc.v2", "", gantry.clone()),
-            ("io.containerd.gantry.v1", "", gantry.clone()),
+            ("io.containerd.gantry.v1", "", gantry),
             ("io.containerd.kata.v2", "", Ok((kata.clone(), RuntimeKind::Foreign))),
             ("kata.v2", "", Ok((kata.clone(), RuntimeKind::Foreign))),
             ("io.containerd.beside.v1", "", Ok((beside, RuntimeKind::Foreign))),

@@ -32,9 +32,9 @@ use super::launch::Launcher;
 use super::outbox::{Outbox, Outgoing};
 use super::record::PublishedExit;
 use super::registry::{Key, Registry};
+use super::runtime;
 use super::settings::Settings;
 use super::task::Task;
-use super::runtime;
 use crate::blocking;
 use crate::events::Bus;
 use crate::ttrpc::CallError;
@@ -81,19 +81,22 @@ impl std::fmt::Debug for Inner {
 
 impl Inner {
     /// The record of a container.
-    pub async fn container(&self, namespace: &Namespace, id: &ContainerId) -> Result<ContainerRecord, TaskError> {
+    pub(super) async fn container(
+        &self,
+        namespace: &Namespace,
+        id: &ContainerId,
+    ) -> Result<ContainerRecord, TaskError> {
         let store = self.store.clone();
         let (in_namespace, of) = (namespace.clone(), id.clone());
-        let record = blocking::run(move || {
-            store.read().get(&tables::CONTAINERS, &key(&[in_namespace.as_str(), of.as_str()])?)
-        })
-        .await
-        .map_err(|source| TaskError::Record { id: id.clone(), source })?;
+        let record =
+            blocking::run(move || store.read().get(&tables::CONTAINERS, &key(&[in_namespace.as_str(), of.as_str()])?))
+                .await
+                .map_err(|source| TaskError::Record { id: id.clone(), source })?;
         record.ok_or_else(|| TaskError::NoContainer { namespace: namespace.clone(), id: id.clone() })
     }
 
     /// Runs in the background until the daemon stops waiting for it.
-    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.tracker.spawn(work);
     }
 }
@@ -105,13 +108,7 @@ pub(super) fn to_wire(any: store::record::Any) -> Any {
 
 impl Tasks {
     /// No tasks yet; see [`recover`](Self::recover). Background work runs on `tracker` until `stop` is cancelled; shims stay.
-    pub fn new(
-        settings: Settings,
-        store: Store,
-        bus: Bus,
-        tracker: TaskTracker,
-        stop: CancellationToken,
-    ) -> Self {
+    pub fn new(settings: Settings, store: Store, bus: Bus, tracker: TaskTracker, stop: CancellationToken) -> Self {
         let settings = Arc::new(settings);
         let launcher = Launcher::new(settings.clone(), tracker.clone(), stop.clone());
         let outbox = Outbox::new(bus);
@@ -227,7 +224,8 @@ impl Tasks {
                 Some(unknown(&task, String::new()))
             }
         });
-        let mut processes: Vec<_> = states.buffer_unordered(ASKED_AT_ONCE).filter_map(async |state| state).collect().await;
+        let mut processes: Vec<_> =
+            states.buffer_unordered(ASKED_AT_ONCE).filter_map(std::future::ready).collect().await;
         processes.sort_by(|a, b| a.id.cmp(&b.id));
         processes
     }
@@ -303,8 +301,7 @@ impl Tasks {
     /// See [`TaskError`].
     pub async fn pids(&self, namespace: Namespace, id: &str) -> Result<Vec<ProcessInfo>, TaskError> {
         let task = self.task(namespace, id).await?;
-        let response: shim::PidsResponse =
-            self.quick(&task, "Pids", &shim::PidsRequest { id: id.to_owned() }).await?;
+        let response: shim::PidsResponse = self.quick(&task, "Pids", &shim::PidsRequest { id: id.to_owned() }).await?;
         Ok(response.processes)
     }
 
@@ -326,11 +323,9 @@ impl Tasks {
             let id = task.key.id.to_string();
             let message = shim::StatsRequest { id: id.clone() };
             match task.shim.call::<shim::StatsResponse>("Stats", &message, limit).await {
-                Ok(response) => Some(Metric {
-                    timestamp: Some(time::to_wire(SystemTime::now())),
-                    id,
-                    data: response.stats,
-                }),
+                Ok(response) => {
+                    Some(Metric { timestamp: Some(time::to_wire(SystemTime::now())), id, data: response.stats })
+                }
                 Err(error) if error.kind() == Kind::NotFound => None,
                 Err(error) => {
                     warn!(%error, container = id, "cannot learn the figures of a task");
@@ -338,7 +333,8 @@ impl Tasks {
                 }
             }
         });
-        let mut metrics: Vec<_> = figures.buffer_unordered(ASKED_AT_ONCE).filter_map(async |one| one).collect().await;
+        let mut metrics: Vec<_> =
+            figures.buffer_unordered(ASKED_AT_ONCE).filter_map(std::future::ready).collect().await;
         metrics.sort_by(|a, b| a.id.cmp(&b.id));
         metrics
     }

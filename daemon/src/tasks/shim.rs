@@ -35,7 +35,7 @@ pub(super) struct Shim {
 
 impl Shim {
     /// A shim behind a connection.
-    pub fn new(client: Client, namespace: Namespace, version: i32, socket: PathBuf) -> Self {
+    pub(super) fn new(client: Client, namespace: Namespace, version: i32, socket: PathBuf) -> Self {
         Self { client, namespace, version: AtomicI32::new(version), socket, process: OnceLock::new() }
     }
 
@@ -43,7 +43,7 @@ impl Shim {
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn call<R: Message + Default>(
+    pub(super) async fn call<R: Message + Default>(
         &self,
         method: &str,
         message: &impl Message,
@@ -62,7 +62,7 @@ impl Shim {
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn first_call<R: Message + Default>(
+    pub(super) async fn first_call<R: Message + Default>(
         &self,
         method: &str,
         message: &impl Message,
@@ -78,13 +78,13 @@ impl Shim {
     }
 
     /// Says which process the shim is.
-    pub fn is_process(&self, process: ProcessRef) {
+    pub(super) fn is_process(&self, process: ProcessRef) {
         // Whoever said it first was right.
         let _ = self.process.set(process);
     }
 
     /// Asks the shim which process it is, unless that is known.
-    pub async fn learn_process(&self, id: &str, limit: Duration) {
+    pub(super) async fn learn_process(&self, id: &str, limit: Duration) {
         if self.process.get().is_none()
             && let Ok(answer) =
                 self.call::<ConnectResponse>("Connect", &ConnectRequest { id: id.to_owned() }, Some(limit)).await
@@ -95,39 +95,34 @@ impl Shim {
     }
 
     /// Kills the shim's process, if it is known and still there.
-    pub fn kill(&self) {
+    pub(super) fn kill(&self) {
         if let Some(process) = self.process.get() {
             process.kill();
         }
     }
 
     /// The version of the task service.
-    pub fn version(&self) -> i32 {
+    pub(super) fn version(&self) -> i32 {
         self.version.load(Ordering::Relaxed)
     }
 
     /// The socket where it listens.
-    pub fn socket(&self) -> &Path {
+    pub(super) fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Whether the connection has ended, and with it, as a rule, the shim.
-    pub fn is_closed(&self) -> bool {
-        self.client.is_closed()
-    }
-
     /// Returns once the connection has ended.
-    pub async fn closed(&self) {
+    pub(super) async fn closed(&self) {
         self.client.closed().await;
     }
 
     /// A token that is cancelled when the connection ends.
-    pub fn closed_token(&self) -> CancellationToken {
+    pub(super) fn closed_token(&self) -> CancellationToken {
         self.client.closed_token()
     }
 
     /// Ends the connection; the shim lives on.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.client.close();
     }
 }

@@ -26,8 +26,8 @@ pub(super) struct Task {
     pub binary: PathBuf,
     /// Its shim.
     pub shim: Shim,
-    /// What the shim said last.
-    pub log: Option<Log>,
+    /// Copies what the shim says, for as long as the task is there.
+    _log: Option<Log>,
     /// Its first process; 0 as long as it is not known.
     pid: AtomicU32,
     /// The end of its first process, once the clients were told.
@@ -42,18 +42,18 @@ pub(super) struct Log {
     /// The last lines.
     pub tail: Tail,
     /// Stops the copying.
-    pub stop: DropGuard,
+    pub _stop: DropGuard,
 }
 
 impl Task {
     /// A task whose shim listens.
-    pub fn new(key: Key, bundle: Bundle, binary: PathBuf, shim: Shim, log: Option<Log>) -> Self {
+    pub(super) fn new(key: Key, bundle: Bundle, binary: PathBuf, shim: Shim, log: Option<Log>) -> Self {
         Self {
             key,
             bundle,
             binary,
             shim,
-            log,
+            _log: log,
             pid: AtomicU32::new(0),
             told: watch::Sender::new(None),
             removed: watch::Sender::new(None),
@@ -61,17 +61,17 @@ impl Task {
     }
 
     /// Its first process; 0 if it is not known.
-    pub fn pid(&self) -> Pid {
+    pub(super) fn pid(&self) -> Pid {
         self.pid.load(Ordering::Relaxed)
     }
 
     /// Remembers its first process.
-    pub fn set_pid(&self, pid: Pid) {
+    pub(super) fn set_pid(&self, pid: Pid) {
         self.pid.store(pid, Ordering::Relaxed);
     }
 
     /// Marks the end of its first process as told. False if it was told before.
-    pub fn tell(&self, end: PublishedExit) -> bool {
+    pub(super) fn tell(&self, end: PublishedExit) -> bool {
         self.told.send_if_modified(|told| {
             let first = told.is_none();
             told.get_or_insert(end);
@@ -80,19 +80,19 @@ impl Task {
     }
 
     /// The end that was told.
-    pub fn told(&self) -> Option<Exit> {
+    pub(super) fn told(&self) -> Option<Exit> {
         self.told.borrow().map(|told| told.exit)
     }
 
     /// Lets those know who wait for [`removal`](Self::removal).
-    pub fn set_removed(&self, response: DeleteResponse) {
+    pub(super) fn set_removed(&self, response: DeleteResponse) {
         self.removed.send_if_modified(|removed| removed.replace(response).is_none());
     }
 
     /// Waits until the task is taken apart and gives what came of it; `None` if that takes longer than `limit`.
-    pub async fn removal(&self, limit: Duration) -> Option<DeleteResponse> {
+    pub(super) async fn removal(&self, limit: Duration) -> Option<DeleteResponse> {
         let mut removed = self.removed.subscribe();
         let waited = tokio::time::timeout(limit, removed.wait_for(Option::is_some)).await;
-        waited.ok()?.ok()?.clone()
+        *waited.ok()?.ok()?
     }
 }

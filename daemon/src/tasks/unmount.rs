@@ -52,7 +52,9 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut rest = field;
     while let Some((&first, after)) = rest.split_first() {
         let octal = |digits: &[u8]| {
-            digits.iter().try_fold(0_u32, |sum, digit| digit.is_ascii_digit().then(|| sum * 8 + u32::from(digit - b'0')))
+            digits
+                .iter()
+                .try_fold(0_u32, |sum, digit| digit.is_ascii_digit().then(|| sum * 8 + u32::from(digit - b'0')))
         };
         match (first, after.get(..3).and_then(octal)) {
             (b'\\', Some(value)) => {

@@ -133,7 +133,7 @@ async fn converse<S: Service>(service: &S, mut stream: UnixStream, stop: &Cancel
 
 async fn answer<S: Service>(service: &S, frame: Frame, last_id: &mut u32) -> Response {
     let id = frame.stream_id;
-    if id % 2 == 0 {
+    if id.is_multiple_of(2) {
         return invalid("stream id must be odd for streams that a client opens");
     }
     if id <= *last_id {
