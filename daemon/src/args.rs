@@ -1,4 +1,4 @@
-//! The command line, as containerd has it: Go's flags may have one dash or two.
+//! The command line, as containerd has it: Go's flags may have one dash or two, and the last of several counts.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ const LONG_NAMES: [&str; 9] =
 
 /// gantryd, a container supervisor that serves containerd's API.
 #[derive(Debug, Parser)]
-#[command(name = "gantryd", disable_version_flag = true, args_conflicts_with_subcommands = false)]
+#[command(name = "gantryd", disable_version_flag = true, args_override_self = true)]
 pub struct Args {
     /// Read this configuration file [default: /etc/gantry/config.toml, if it exists]
     #[arg(short, long, global = true)]
@@ -123,6 +123,7 @@ mod tests {
             &["-address", "/s", "-log-level=debug"][..],
             &["--address=/s", "--log-level", "debug"],
             &["-a", "/s", "-l", "debug"],
+            &["-a", "/other", "-l", "info", "-a", "/s", "-l", "debug"],
         ] {
             let args = read(words);
             assert_eq!((args.address, args.log_level), (Some("/s".into()), Some(Level::Debug)), "{words:?}");
