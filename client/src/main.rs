@@ -21,7 +21,7 @@ use model::error::Classify as _;
 #[command(name = "gantry", version, about, max_term_width = 120)]
 struct Arguments {
     /// The daemon's socket.
-    #[arg(short, long, global = true, env = "GANTRY_ADDRESS", default_value = client::DEFAULT_ADDRESS)]
+    #[arg(long, global = true, env = "GANTRY_ADDRESS", default_value = client::DEFAULT_ADDRESS)]
     address: PathBuf,
     /// The namespace everything is looked for and made in.
     #[arg(short, long, global = true, env = "GANTRY_NAMESPACE", default_value = "default")]

@@ -84,7 +84,8 @@ fn content_that_is_not_what_was_said() -> anyhow::Result<()> {
     };
     let wrong = format!("sha256:{}", "1".repeat(64));
     says(ingest(&["--expected-digest", &wrong]), &["unexpected commit digest"]);
-    says(ingest(&["--expected-size", "6"]), &["unexpected commit size 5, expected 6"]);
+    // ctr notices by itself that its input is too short; what it wrote stays to be resumed.
+    says(ingest(&["--expected-size", "6"]), &["unexpected EOF"]);
     ingest(&["--expected-size", "5"])?.ok()?;
     let right = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
     ensure!(daemon.ctr(&["content", "get", right])?.ok()? == "hello", "what was right is kept");
@@ -105,8 +106,8 @@ fn a_full_disk_is_an_error_and_no_more() -> anyhow::Result<()> {
         let root = small.join("root");
         let daemon = Gantryd::with_config("")?;
         // Its blobs go to the small filesystem.
-        let content = daemon.root().join("io.containerd.content.v1.content/ingest");
-        ensure!(content.is_dir(), "blobs are where containerd has them: {}", content.display());
+        let content = daemon.root().join("content/ingest");
+        ensure!(content.is_dir(), "blobs come in here: {}", content.display());
         std::fs::create_dir(&root)?;
         mount(Some(&root), &content, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
         let mut command = std::process::Command::new(harness::programs::find("ctr")?);

@@ -109,7 +109,7 @@ fn files(folder: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut folders = vec![folder.join("state")];
     folders.extend(
-        ["overlayfs", "native"].map(|name| folder.join(format!("root/io.containerd.snapshotter.v1.{name}/snapshots"))),
+        ["overlayfs", "native"].map(|name| folder.join(format!("root/snapshots/{name}/snapshots"))),
     );
     let deep = folders[0].clone();
     while let Some(one) = folders.pop() {

@@ -213,6 +213,16 @@ pub fn ctr(address: &Path, arguments: &[&str]) -> anyhow::Result<Ran> {
     run(&programs::find("ctr")?, &all)
 }
 
+/// Removes the task `id` with Debian's `ctr`, which tells its exit code in a warning.
+///
+/// # Errors
+/// When it cannot be removed, or ended with another code than `code`.
+pub fn removed_with(address: &Path, id: &str, code: u32) -> anyhow::Result<()> {
+    let removed = ctr(address, &["tasks", "rm", id])?;
+    ensure!(removed.code == 0 && removed.stderr.contains(&format!("exit code {code}")), "{removed}");
+    Ok(())
+}
+
 /// Ends and removes every container of every namespace, as well as that goes: for cleaning up after a story.
 pub(crate) fn end_everything(address: &Path) {
     let lines = |arguments: &[&str]| {
