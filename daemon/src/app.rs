@@ -23,7 +23,9 @@ use proto::services::introspection::v1::introspection_server::IntrospectionServe
 use proto::services::leases::v1::leases_server::LeasesServer;
 use proto::services::namespaces::v1::namespaces_server::NamespacesServer;
 use proto::services::snapshots::v1::snapshots_server::SnapshotsServer;
+use proto::services::streaming::v1::streaming_server::StreamingServer;
 use proto::services::tasks::v1::tasks_server::TasksServer;
+use proto::services::transfer::v1::transfer_server::TransferServer;
 use proto::services::version::v1::version_server::VersionServer;
 use sd_notify::NotifyState;
 use snapshotter::{SnapshotError, Snapshotter, copy, overlay};
@@ -43,6 +45,7 @@ use crate::containers::Containers;
 use crate::events::Bus;
 use crate::gc::schedule::{self, Trigger};
 use crate::home::{Home, HomeError};
+use crate::images::{self, Images};
 use crate::meta::content::Sharing;
 use crate::meta::{self, Drivers, Meta};
 use crate::mounts::MountDir;
@@ -50,6 +53,7 @@ use crate::namespaces::Namespaces;
 use crate::plugins::{self, Driver, Plugin};
 use crate::serve::{ServeError, serve};
 use crate::socket::{self, SocketError};
+use crate::streaming::Streams;
 use crate::tasks::{Settings, Tasks, Timeouts};
 use crate::ttrpc;
 use crate::ttrpc::events::Forward;
@@ -247,6 +251,7 @@ impl App {
         }
         let parts = &self.parts;
         let identity = self.home.identity()?;
+        let (images, streams) = (Images::new(parts.meta.clone(), images::Settings::default()), Streams::default());
         let introspection = api::introspection::Introspection::new(self.rows.clone(), identity, parts.tasks.clone());
         Ok(Routes::default()
             .add_service(sized!(VersionServer, api::version::Version))
@@ -259,6 +264,8 @@ impl App {
             .add_service(sized!(LeasesServer, api::leases::Service::new(parts.meta.clone())))
             .add_service(sized!(SnapshotsServer, api::snapshots::Service::new(parts.meta.clone())))
             .add_service(sized!(DiffServer, api::diff::Service::new(parts.meta.clone(), parts.mounts.clone())))
+            .add_service(sized!(StreamingServer, api::streaming::Service::new(streams.clone())))
+            .add_service(sized!(TransferServer, api::transfer::Service::new(images, streams)))
             .add_service(sized!(TasksServer, api::tasks::TasksService::new(parts.tasks.clone())))
             .add_service(sized!(EventsServer, api::events::Events::new(parts.bus.clone()))))
     }
@@ -275,7 +282,9 @@ const SERVICES: &[&str] = &[
     "containerd.services.leases.v1.Leases",
     "containerd.services.namespaces.v1.Namespaces",
     "containerd.services.snapshots.v1.Snapshots",
+    "containerd.services.streaming.v1.Streaming",
     "containerd.services.tasks.v1.Tasks",
+    "containerd.services.transfer.v1.Transfer",
     "containerd.services.version.v1.Version",
 ];
 

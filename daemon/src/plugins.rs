@@ -81,6 +81,8 @@ pub fn rows(config: &Config, drivers: &[Driver]) -> Vec<Plugin> {
     const GC: &str = "io.containerd.gc.v1";
     const DIFFER: &str = "io.containerd.differ.v1";
     const LEASE: &str = "io.containerd.lease.v1";
+    const STREAMING: &str = "io.containerd.streaming.v1";
+    const TRANSFER: &str = "io.containerd.transfer.v1";
     const SERVICE: &str = "io.containerd.service.v1";
     const GRPC: &str = "io.containerd.grpc.v1";
     const INTERNAL: &str = "io.containerd.internal.v1";
@@ -106,6 +108,8 @@ pub fn rows(config: &Config, drivers: &[Driver]) -> Vec<Plugin> {
             .export("MutationThreshold", gc.mutation_threshold)
             .export("ScheduleDelay", humane(gc.schedule_delay)),
         Plugin::new(LEASE, "manager", &[METADATA]),
+        Plugin::new(STREAMING, "manager", &[METADATA]),
+        Plugin::new(TRANSFER, "local", &[LEASE, METADATA, DIFFER, STREAMING]),
         Plugin::new(RUNTIME, "task", &[EVENT, METADATA]).on_this_platform().export("log-uri-schemes", LOG_SCHEMES),
         Plugin::new(INTERNAL, "opt", &[]).export("path", config.opt_path.display()),
     ]);
@@ -123,6 +127,7 @@ pub fn rows(config: &Config, drivers: &[Driver]) -> Vec<Plugin> {
     rows.extend(parts.map(|(id, requires)| Plugin::new(SERVICE, &format!("{id}-service"), requires)));
     rows.extend(parts.map(|(id, _)| Plugin::new(GRPC, id, &[SERVICE])));
     rows.extend(["events", "healthcheck", "version"].map(|id| Plugin::new(GRPC, id, &[])));
+    rows.extend([Plugin::new(GRPC, "streaming", &[STREAMING]), Plugin::new(GRPC, "transfer", &[TRANSFER])]);
     rows
 }
 

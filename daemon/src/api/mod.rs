@@ -17,7 +17,9 @@ pub mod layers;
 pub mod leases;
 pub mod namespaces;
 pub mod snapshots;
+pub mod streaming;
 pub mod tasks;
+pub mod transfer;
 pub mod version;
 
 pub use call::{Failure, Reply, Scope, bidirectional, scope_of, server_stream, unary, unscoped};

@@ -1,0 +1,79 @@
+//! Images moved and unpacked by the daemon: pull, push, import, export.
+//!
+//! [`pull`] tells the story; the steps are in files of their own. Everything durable goes through [`crate::meta`], under a lease;
+//! nothing of an image is on record before all that it refers to is. What comes from outside (documents, archives, registries) is
+//! bounded and verified before it is believed. It must not know tasks.
+
+pub mod archive;
+pub mod document;
+mod error;
+pub mod export;
+mod fetch;
+pub mod import;
+mod lease;
+mod local;
+mod locks;
+pub mod names;
+pub mod progress;
+pub mod pull;
+pub mod push;
+pub mod registry;
+mod resolve;
+mod tree;
+mod unpack;
+
+use model::platform::Platform;
+
+use crate::meta::Meta;
+use locks::Locks;
+
+pub use error::TransferError;
+pub use unpack::Unpack;
+
+/// How images are moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Blobs that one pull fetches at a time.
+    pub downloads: usize,
+    /// Blobs that one push sends at a time.
+    pub uploads: usize,
+    /// The snapshotter that is meant where a client names none.
+    pub snapshotter: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { downloads: 3, uploads: 3, snapshotter: "overlayfs".to_owned() }
+    }
+}
+
+/// Moves images. Clones share what is under way, so that two who want the same wait for one.
+#[derive(Debug, Clone)]
+pub struct Images {
+    meta: Meta,
+    settings: Settings,
+    /// Blobs and layers that somebody is working on.
+    locks: Locks,
+}
+
+impl Images {
+    /// Moves the images of `meta`.
+    pub fn new(meta: Meta, settings: Settings) -> Self {
+        Self { meta, settings, locks: Locks::default() }
+    }
+}
+
+/// The image that a transfer makes or reads.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wanted {
+    /// Its name.
+    pub name: String,
+    /// Labels to give it.
+    pub labels: model::Labels,
+    /// Of several platforms only these; none is all.
+    pub platforms: Vec<Platform>,
+    /// More names.
+    pub references: Vec<names::Naming>,
+    /// What to unpack.
+    pub unpacks: Vec<Unpack>,
+}

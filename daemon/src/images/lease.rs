@@ -1,0 +1,105 @@
+//! The lease under which a transfer works: collection spares everything made under it until the image is on record.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use model::Labels;
+
+use crate::api::Scope;
+use crate::gc::labels::EXPIRE;
+use crate::meta::Meta;
+use crate::meta::leases::LeaseError;
+
+/// How long a transfer is protected if the daemon dies in the middle of it.
+const LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A scope with a lease. A lease of ours is removed with it; one of the client's stays.
+#[derive(Debug)]
+pub(super) struct Held {
+    meta: Meta,
+    scope: Scope,
+    ours: bool,
+}
+
+impl Held {
+    /// The scope as it came if it has a lease, else with a new one.
+    pub(super) async fn new(meta: &Meta, scope: Scope) -> Result<Self, LeaseError> {
+        if scope.lease.is_some() {
+            return Ok(Self { meta: meta.clone(), scope, ours: false });
+        }
+        let labels = Labels::from([(EXPIRE.to_owned(), rfc3339(SystemTime::now() + LIFE))]);
+        let lease = meta.create_lease(scope.namespace.clone(), String::new(), labels).await?;
+        let scope = Scope { lease: Some(lease.id), ..scope };
+        Ok(Self { meta: meta.clone(), scope, ours: true })
+    }
+
+    /// The scope to work in.
+    pub(super) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Lets go; returns when that is on disk.
+    pub(super) async fn release(mut self) -> Result<(), LeaseError> {
+        match self.take() {
+            Some(lease) => self.meta.delete_lease(self.scope.namespace.clone(), lease).await,
+            None => Ok(()),
+        }
+    }
+
+    fn take(&mut self) -> Option<String> {
+        if std::mem::take(&mut self.ours) { self.scope.lease.take() } else { None }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // The transfer failed or its client is gone.
+        let Some(lease) = self.take() else { return };
+        let (meta, namespace) = (self.meta.clone(), self.scope.namespace.clone());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = meta.delete_lease(namespace.clone(), lease.clone()).await {
+                    tracing::warn!(ns = %namespace, lease, %error, "lease of a transfer not removed; it expires");
+                }
+            });
+        }
+    }
+}
+
+/// A time as labels have it, `2026-01-02T03:04:05Z`.
+fn rfc3339(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Years begin in March here, so that a leap day is the last one.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+/// The day of a time, `2026-01-02`.
+pub(super) fn day(time: SystemTime) -> String {
+    rfc3339(time).chars().take("2026-01-02".len()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_labels_have_them() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (1_709_251_200, "2024-03-01T00:00:00Z"),
+            (4_102_444_799, "2099-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+}

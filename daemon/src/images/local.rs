@@ -1,0 +1,96 @@
+//! Content that is here: small blobs read and written whole, labels set. Thin over [`crate::meta`].
+
+use model::{Descriptor, Digest, Labels, Namespace};
+use prost_types::FieldMask;
+use store::blob::BlobReader;
+
+use super::document::{MAX_DOCUMENT_BYTES, upload_name};
+use super::{Images, TransferError};
+use crate::api::Scope;
+use crate::blocking;
+use crate::meta::content::ContentError;
+use crate::meta::content::write::{Commit, Open};
+
+/// Which blobs of other repositories a registry may be asked for instead of sending one again.
+pub(super) const LABEL_SOURCE: &str = "containerd.io/distribution.source.";
+
+/// The digest of a layer when it is not compressed.
+pub(super) const LABEL_UNCOMPRESSED: &str = "containerd.io/uncompressed";
+
+/// Which snapshot a config keeps.
+pub(super) const LABEL_SNAPSHOT: &str = "containerd.io/gc.ref.snapshot.";
+
+/// Which content a document keeps.
+pub(super) const LABEL_CONTENT: &str = "containerd.io/gc.ref.content.";
+
+impl Images {
+    /// Whether the namespace sees a blob.
+    pub(super) fn has(&self, namespace: &Namespace, digest: &Digest) -> Result<bool, ContentError> {
+        match self.meta.content(namespace, digest.clone()) {
+            Ok(_) => Ok(true),
+            Err(ContentError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a blob that the namespace sees.
+    pub(super) async fn open(&self, namespace: &Namespace, digest: &Digest) -> Result<BlobReader, ContentError> {
+        let (meta, namespace, digest) = (self.meta.clone(), namespace.clone(), digest.clone());
+        blocking::run(move || meta.content_reader(&namespace, digest)).await
+    }
+
+    /// Reads a document that the namespace sees.
+    pub(super) async fn read(&self, namespace: &Namespace, digest: &Digest) -> Result<Vec<u8>, TransferError> {
+        let (meta, namespace, digest) = (self.meta.clone(), namespace.clone(), digest.clone());
+        blocking::run(move || {
+            let reader = meta.content_reader(&namespace, digest)?;
+            Ok(reader.read_whole(MAX_DOCUMENT_BYTES).map_err(ContentError::from)?)
+        })
+        .await
+    }
+
+    /// Stores a document, verified; that it is there already is fine.
+    pub(super) async fn write(
+        &self,
+        scope: &Scope,
+        descriptor: &Descriptor,
+        bytes: impl AsRef<[u8]> + Send + 'static,
+    ) -> Result<(), ContentError> {
+        let _turn = self.locks.take(blob_turn(&scope.namespace, &descriptor.digest)).await;
+        let (meta, scope, descriptor) = (self.meta.clone(), scope.clone(), descriptor.clone());
+        let stored = blocking::run(move || {
+            let reference = upload_name(&descriptor);
+            let (total, expected) = (descriptor.size, Some(descriptor.digest));
+            let mut writer = meta.open_writer(scope, Open { reference, total, expected })?;
+            if writer.status().offset != descriptor.size || descriptor.size == 0 {
+                writer.seek(0)?;
+                writer.append(bytes.as_ref())?;
+            }
+            writer.commit(Commit::default()).map(drop)
+        });
+        match stored.await {
+            Err(ContentError::AlreadyExists { .. }) => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// Sets labels of a blob; others stay.
+    pub(super) async fn label(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+        labels: Labels,
+    ) -> Result<(), ContentError> {
+        if labels.is_empty() {
+            return Ok(());
+        }
+        let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
+        self.meta.update_content(namespace.clone(), digest.clone(), labels, Some(FieldMask { paths })).await?;
+        Ok(())
+    }
+}
+
+/// The turn of whoever makes a blob.
+pub(super) fn blob_turn(namespace: &Namespace, digest: &Digest) -> String {
+    format!("blob {namespace} {digest}")
+}
