@@ -19,7 +19,7 @@ use store::record::{ContainerRecord, SandboxRecord};
 use store::{Read, StoreError, Tx, tables};
 use tracing::{debug, warn};
 
-use super::mark::{Dead, mark};
+use super::mark::mark;
 use super::node::{Node, Object};
 use super::schedule::Loose;
 use crate::meta::barrier::Barrier;
@@ -153,7 +153,6 @@ fn collect_namespace(meta: &Meta, namespace: &Namespace, loose: &mut Loose) -> R
             move |tx| {
                 dead.spare(barrier.take_touched(&namespace));
                 dead.spare(barrier.pinned(&namespace));
-                spare_owned(tx, &namespace, &mut dead)?;
                 let mut gone = Vec::new();
                 for node in batch.into_iter().filter(|node| dead.contains(node)) {
                     gone.extend(remove_record(tx, &namespace, node)?);
@@ -206,7 +205,7 @@ fn read_objects(read: &impl Read, namespace: &Namespace, now: SystemTime) -> Res
     Ok(objects)
 }
 
-/// Containers and sandboxes: objects that collection follows and never removes.
+/// Containers and sandboxes: objects that collection follows and never removes. Their owners tell the barrier, too.
 fn owned_objects(read: &impl Read, namespace: &Namespace) -> Result<Vec<Object>, StoreError> {
     let inside = store::prefix(&[namespace.as_str()])?;
     let mut objects = Vec::new();
@@ -244,15 +243,6 @@ fn each<R: store::Record>(
             return Ok(());
         }
     }
-}
-
-/// Spares what containers and sandboxes hold now: their owners do not tell the barrier.
-fn spare_owned(tx: &Tx<'_>, namespace: &Namespace, dead: &mut Dead) -> Result<(), StoreError> {
-    for object in owned_objects(tx, namespace)? {
-        dead.spare(object.holds());
-        dead.spare([object.node]);
-    }
-    Ok(())
 }
 
 /// Something whose record is gone.

@@ -109,3 +109,6 @@ impl fmt::Debug for Meta {
         f.debug_struct("Meta").field("drivers", &self.inner.drivers.keys()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

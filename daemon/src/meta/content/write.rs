@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use model::filter::{Fields, Filters};
 use model::{Digest, Labels, Namespace, labels};
+use proto::events as wire;
 use store::blob::{BlobError, Ingest, IngestKey};
 use store::record::{ContentRecord, IngestRecord, Present};
 use store::{Read, StoreError, Tx, tables};
@@ -165,10 +166,9 @@ impl Meta {
             self.inner.barrier.pin(&scope.namespace, nodes)
         };
         if let Some(digest) = &expected
-            && self.inner.store.read().contains(&tables::CONTENT, &content_key(&scope.namespace, digest)?)?
+            && self.lease_existing(&scope, digest)?
         {
             // Also when the reference is open elsewhere: the client needs to know that it is done.
-            self.lease_content(&scope, digest)?;
             return Err(ContentError::AlreadyExists { digest: digest.clone() });
         }
         let session = Session::open(self, &scope.namespace, &reference)?;
@@ -189,15 +189,18 @@ impl Meta {
                     leases::attach(tx, &barrier, &scope, &Resource::Content(digest.clone()))?;
                     return Ok(Opened::AlreadyExists(digest.clone()));
                 }
+                let key = store::key(&[scope.namespace.as_str(), &reference])?;
+                let known = tx.get(&tables::INGESTS, &key)?;
+                // What was offered once is not taken back while the upload lasts.
+                let was_offered = known.as_ref().is_some_and(|known| known.shared && known.expected == expected);
                 let shared_size = match (&expected, sharable) {
-                    (Some(digest), Some(size)) if sharing.offers(tx, digest)? => Some(size),
+                    (Some(digest), Some(size)) if was_offered || sharing.offers(tx, digest)? => Some(size),
                     _ => None,
                 };
                 namespaces::ensure(tx, &scope.namespace)?;
                 let leased = leases::attach(tx, &barrier, &scope, &Resource::Ingest(reference.clone()))?;
-                let key = store::key(&[scope.namespace.as_str(), &reference])?;
                 let now = SystemTime::now();
-                let started_at = tx.get(&tables::INGESTS, &key)?.map_or(now, |record| record.started_at);
+                let started_at = known.map_or(now, |known| known.started_at);
                 let record = IngestRecord {
                     expected: expected.filter(|_| shared_size.is_some()),
                     total: shared_size.unwrap_or(total),
@@ -248,14 +251,25 @@ impl Meta {
         Ok(self.inner.blobs.ingest(&key, total, expected)?)
     }
 
-    /// Lets the lease of the caller hold a blob.
-    fn lease_content(&self, scope: &Scope, digest: &Digest) -> Result<(), ContentError> {
-        if scope.lease.is_some() {
-            let (scope, barrier, resource) =
-                (scope.clone(), self.inner.barrier.clone(), Resource::Content(digest.clone()));
-            self.inner.store.write(move |tx| leases::attach(tx, &barrier, &scope, &resource))?;
+    /// Whether the namespace sees a blob; the lease of the caller holds it then.
+    fn lease_existing(&self, scope: &Scope, digest: &Digest) -> Result<bool, ContentError> {
+        let key = content_key(&scope.namespace, digest)?;
+        if !self.inner.store.read().contains(&tables::CONTENT, &key)? {
+            return Ok(false);
         }
-        Ok(())
+        if scope.lease.is_none() {
+            return Ok(true);
+        }
+        // Collection may have removed the record in a change that is not on disk yet: only a change of our own can tell.
+        let (scope, barrier, resource) =
+            (scope.clone(), self.inner.barrier.clone(), Resource::Content(digest.clone()));
+        self.inner.store.write(move |tx| {
+            let there = tx.contains(&tables::CONTENT, &key)?;
+            if there {
+                leases::attach(tx, &barrier, &scope, &resource)?;
+            }
+            Ok(there)
+        })
     }
 
     /// How far an upload is.
@@ -402,9 +416,7 @@ impl Writer {
     /// The namespace sees the blob by now: the upload is removed.
     pub fn expect(&mut self, total: u64, expected: Option<Digest>) -> Result<(), ContentError> {
         if let Some(digest) = expected {
-            let key = content_key(&self.scope.namespace, &digest)?;
-            if self.meta.inner.store.read().contains(&tables::CONTENT, &key)? {
-                self.meta.lease_content(&self.scope, &digest)?;
+            if self.meta.lease_existing(&self.scope, &digest)? {
                 self.give_up()?;
                 return Err(ContentError::AlreadyExists { digest });
             }
@@ -521,7 +533,13 @@ impl Writer {
                 return Err(error);
             }
         }
-        // Not announced: the event is of containerd 2.1 and newer, and older clients complain about what they cannot decode.
+        // Clients from before containerd 2.1 do not know this event; they warn and go on.
+        let event = wire::ContentCreate {
+            digest: digest.to_string(),
+            size: i64::try_from(size).unwrap_or(i64::MAX),
+            ..Default::default()
+        };
+        self.meta.inner.bus.publish(&self.scope.namespace, "/content/create", &event);
         self.meta.inner.trigger.changed();
         Ok(digest)
     }

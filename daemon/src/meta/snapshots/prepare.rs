@@ -74,8 +74,10 @@ impl Meta {
 
         let _alone = self.inner.busy.claim_waiting(request.name.making());
         let read = self.inner.store.read();
-        if let Some(taken) = taken(&read, &request)? {
-            return self.refuse_taken(scope, taken);
+        if let Some(taken) = taken(&read, &request)?
+            && self.lease_taken(&scope, &taken)?
+        {
+            return Err(SnapshotsError::AlreadyExists { key: taken.key });
         }
         let backend_parent = match &request.parent {
             Some(parent) => Some(self.committed_parent(&read, &request.name, parent)?),
@@ -131,12 +133,17 @@ impl Meta {
         }
     }
 
-    /// Lets the caller's lease hold what is in the way of a request, and refuses it.
-    fn refuse_taken(&self, scope: Scope, taken: SnapshotName) -> Result<Vec<Mount>, SnapshotsError> {
-        let barrier = self.inner.barrier.clone();
-        let resource = taken.resource();
-        self.inner.store.write(move |tx| leases::attach(tx, &barrier, &scope, &resource))?;
-        Err(taken_error(taken))
+    /// Lets the caller's lease hold what is in the way of a request; whether it still is.
+    fn lease_taken(&self, scope: &Scope, taken: &SnapshotName) -> Result<bool, SnapshotsError> {
+        // Collection may have removed the record in a change that is not on disk yet: only a change of our own can tell.
+        let (scope, barrier, taken) = (scope.clone(), self.inner.barrier.clone(), taken.clone());
+        self.inner.store.write(move |tx| {
+            let there = tx.contains(&tables::SNAPSHOTS, &taken.record_key()?)?;
+            if there {
+                leases::attach(tx, &barrier, &scope, &taken.resource())?;
+            }
+            Ok(there)
+        })
     }
 
     /// Records what the driver made or found, unless somebody was quicker.
@@ -204,10 +211,6 @@ fn taken(read: &impl Read, request: &Prepare) -> Result<Option<SnapshotName>, St
         }
     }
     Ok(None)
-}
-
-fn taken_error(taken: SnapshotName) -> SnapshotsError {
-    SnapshotsError::AlreadyExists { key: taken.key }
 }
 
 /// The name that [`crate::meta::busy`] knows a driver's snapshot by.
