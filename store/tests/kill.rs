@@ -108,7 +108,7 @@ const OPEN_LIMIT: Duration = Duration::from_secs(30);
 /// One life of a child; whether it had opened before its end.
 fn live(role: &str, dir: &Path, writers: u64, seed: u64, moment: Moment, acknowledged: &mut Acknowledged) -> bool {
     let started = Instant::now();
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    let mut child = Command::new("/proc/self/exe")
         .args(["--exact", "child", "--ignored", "--nocapture", "--test-threads=1"])
         .env(ROLE, role)
         .env(DIR, dir)
