@@ -3,21 +3,23 @@
 use model::filter::Filters;
 use proto::services::tasks::v1 as wire;
 use proto::services::tasks::v1::tasks_server;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::unary;
-use crate::tasks::{CreateTask, Tasks};
+use crate::tasks::{CreateTask, TaskError, Tasks};
 
 /// The service.
 #[derive(Debug, Clone)]
 pub struct TasksService {
     tasks: Tasks,
+    stop: CancellationToken,
 }
 
 impl TasksService {
-    /// The service of these tasks.
-    pub fn new(tasks: Tasks) -> Self {
-        Self { tasks }
+    /// The service of these tasks; who waits for the end of a process is sent away at `stop`.
+    pub fn new(tasks: Tasks, stop: CancellationToken) -> Self {
+        Self { tasks, stop }
     }
 }
 
@@ -143,6 +145,14 @@ impl tasks_server::Tasks for TasksService {
     }
 
     async fn wait(&self, request: Request<wire::WaitRequest>) -> Result<Response<wire::WaitResponse>, Status> {
-        unary(request, async |scope, request| Ok(self.tasks.wait(scope.namespace, request).await?)).await
+        unary(request, async |scope, request| {
+            let ended = tokio::select! {
+                ended = self.tasks.wait(scope.namespace, request) => ended,
+                // It may be hours until then, and the daemon does not drain for hours.
+                () = self.stop.cancelled() => Err(TaskError::Stopping),
+            };
+            Ok(ended?)
+        })
+        .await
     }
 }

@@ -134,7 +134,7 @@ impl Inner {
             if let Some(binary) = &papers.binary
                 && let Err(error) = self.launcher.delete(&key, &papers.bundle, binary).await
             {
-                debug!(%error, container = %key.id, "a shim's delete command failed");
+                debug!(error = error.wire_message(), container = %key.id, "a shim's delete command failed");
             }
             self.remove_files(papers.bundle, None).await;
             return Found::Removed;
@@ -143,7 +143,7 @@ impl Inner {
         let shim = match self.launcher.connect(&key.namespace, bootstrap, limit).await {
             Ok(shim) => shim,
             Err(error) => {
-                warn!(%error, ns = %key.namespace, container = %key.id, "the shim is gone");
+                warn!(error = error.wire_message(), ns = %key.namespace, container = %key.id, "the shim is gone");
                 return self.settle_dead(papers, reservation, None).await;
             }
         };
@@ -161,7 +161,7 @@ impl Inner {
                     warn!(ns = %key.namespace, container = %key.id, "a task without a container, killing it");
                     let kill = KillRequest { id: key.id.to_string(), signal: KILL, all: true, ..Default::default() };
                     if let Err(error) = task.shim.call::<()>("Kill", &kill, Some(self.settings.timeouts.state)).await {
-                        debug!(%error, "cannot kill it by its shim");
+                        debug!(error = error.wire_message(), "cannot kill it by its shim");
                     }
                     return self.settle_dead(papers, reservation, Some(&task)).await;
                 }
@@ -174,7 +174,7 @@ impl Inner {
                 debug!(ns = %key.namespace, container = %key.id, "a shim without a task");
                 self.give_up(&task.shim, &key).await;
                 if let Err(error) = self.launcher.delete(&key, &task.bundle, &task.binary).await {
-                    debug!(%error, "a shim's delete command failed");
+                    debug!(error = error.wire_message(), "a shim's delete command failed");
                 }
                 self.remove_files(papers.bundle, Some(&task.shim)).await;
                 drop(reservation);
@@ -255,7 +255,9 @@ impl Inner {
                 }
                 Err(CallError::TimedOut { .. }) => {}
                 // `watch` sees to it if the shim has ended.
-                Err(error) => return debug!(%error, container = %task.key.id, "a shim does not say its state"),
+                Err(error) => {
+                    return debug!(error = error.wire_message(), container = %task.key.id, "a shim does not say its state");
+                }
             }
         }
     }
@@ -270,7 +272,7 @@ fn read_papers(bundle: Bundle) -> Papers {
     // One file that makes no sense must not hide what the others say.
     fn or_nothing<T>(result: Result<Option<T>, super::error::BundleError>) -> Option<T> {
         result.unwrap_or_else(|error| {
-            warn!(%error, "a file in the folder of a task cannot be used");
+            warn!(error = error.wire_message(), "a file in the folder of a task cannot be used");
             None
         })
     }
@@ -315,7 +317,7 @@ fn discard(folder: &Path) {
         .map_err(super::error::BundleError::at("unmount", folder))
         .and_then(|()| remove_tree(folder));
     if let Err(error) = removed {
-        warn!(%error, "cannot remove what a task left");
+        warn!(error = error.wire_message(), "cannot remove what a task left");
     }
 }
 

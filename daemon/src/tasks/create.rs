@@ -221,7 +221,7 @@ impl Parts {
             inner.give_up(shim, reservation.key()).await;
         }
         if may_run && let Err(error) = inner.launcher.delete(reservation.key(), &bundle, &binary).await {
-            debug!(%error, "a shim's delete command failed");
+            debug!(error = error.wire_message(), "a shim's delete command failed");
         }
         drop(log);
         if has_bundle {
@@ -251,7 +251,10 @@ async fn rewrite_bootstrap(shim: &Shim, bundle: &Bundle) {
     })
     .await;
     if let Err(error) = rewritten {
-        warn!(%error, "cannot write down that a shim speaks version 2 only, it is asked again after a restart");
+        warn!(
+            error = error.wire_message(),
+            "cannot write down that a shim speaks version 2 only, it is asked again after a restart"
+        );
     }
 }
 
@@ -275,7 +278,7 @@ impl Inner {
         let socket = shim.map(|shim| shim.socket().to_owned());
         blocking::run(move || {
             if let Err(error) = bundle.remove() {
-                warn!(%error, bundle = %bundle.path.display(), "cannot remove the folder of a task");
+                warn!(error = error.wire_message(), bundle = %bundle.path.display(), "cannot remove the folder of a task");
             }
             if let Some(socket) = socket {
                 remove_socket(&socket);

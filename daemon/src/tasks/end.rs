@@ -100,11 +100,11 @@ impl Inner {
             None => Err(None),
         };
         if let Err(Some(error)) = &deleted {
-            warn!(%error, container = %key.id, "cannot clean up behind a shim");
+            warn!(error = error.wire_message(), container = %key.id, "cannot clean up behind a shim");
         }
         let folder = bundle.path.clone();
         let journal = blocking::run(move || read_journal(&folder)).await.unwrap_or_else(|error| {
-            warn!(%error, "cannot read what a shim wrote down");
+            warn!(error = error.wire_message(), "cannot read what a shim wrote down");
             None
         });
         let pid = [Some(pid), journal.as_ref().map(|journal| journal.pid), deleted.as_ref().ok().map(|d| d.pid)]
@@ -179,14 +179,14 @@ impl Inner {
         if let Err(error) = task.shim.call::<()>("Shutdown", &message, Some(limit)).await
             && !matches!(error, CallError::Closed)
         {
-            debug!(%error, container = %task.key.id, "a shim refused to shut down");
+            debug!(error = error.wire_message(), container = %task.key.id, "a shim refused to shut down");
         }
         if tokio::time::timeout(limit, task.shim.closed()).await.is_err() {
             warn!(container = %task.key.id, "a shim does not end by itself, killing it");
             task.shim.kill();
             task.shim.close();
             if let Err(error) = self.launcher.delete(&task.key, &task.bundle, &task.binary).await {
-                debug!(%error, "a shim's delete command failed");
+                debug!(error = error.wire_message(), "a shim's delete command failed");
             }
         }
         self.remove_files(task.bundle.clone(), Some(&task.shim)).await;

@@ -5,11 +5,11 @@
 //!  any other:    `shim … start` starts the server itself and prints its address       two
 //! ```
 //!
-//! Either way the shim is in a process group of its own, gets nothing of ours but what is meant for it, and outlives us.
+//! Either way the shim is in a session of its own, gets nothing of ours but what is meant for it, and outlives us.
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Digest, Namespace};
+use nix::fcntl::OFlag;
 use proto::bootstrap::{BootstrapParams, BootstrapResult, Extension, LogLevel};
 use proto::prost::Message;
 use proto::prost_types::Any;
@@ -355,43 +356,19 @@ pub(super) fn remove_socket(path: &Path) {
     }
 }
 
-/// Starts gantry-shim with a listening socket.
+/// Starts gantry-shim with a listening socket as its standard input. It makes a session of its own first thing, which it could not do
+/// as the leader of a process group; and in our session the kernel would hang it up when we end while it is stopped.
 fn spawn_with_socket(mut command: Command, listener: OwnedFd, bundle: &Path) -> io::Result<tokio::process::Child> {
     // What it says before it has its own log, a panic for one, goes there too. Without a reader it gets an error, not a wait.
-    let log = fs::OpenOptions::new().write(true).custom_flags(libc_nonblock()).open(bundle.join(LOG_FILE))?;
+    let log = fs::OpenOptions::new().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(bundle.join(LOG_FILE))?;
+    // The command holds our copies until it is dropped; were ours left open, connecting to a dead shim would succeed.
     command
         .current_dir(bundle)
-        .stdin(Stdio::null())
+        .stdin(Stdio::from(listener))
         .stdout(Stdio::null())
         .stderr(Stdio::from(log))
-        .process_group(0)
-        .env(LISTEN_FD_VARIABLE, listener.as_raw_fd().to_string());
-    keep_across_exec(&mut command, &listener);
-    let child = command.spawn();
-    // Ours must be closed: were it open, connecting to a dead shim would succeed.
-    drop(listener);
-    child
-}
-
-fn libc_nonblock() -> i32 {
-    nix::fcntl::OFlag::O_NONBLOCK.bits()
-}
-
-/// Leaves `descriptor` open in the program that `command` starts, under the same number. All others are closed there.
-#[expect(
-    unsafe_code,
-    reason = "the mark that closes it must be taken off in the child alone, or other children would get it, too"
-)]
-fn keep_across_exec(command: &mut Command, descriptor: &OwnedFd) {
-    let number = descriptor.as_raw_fd();
-    let keep = move || {
-        // SAFETY: the number is open in the child, which has a copy of all descriptors of the moment of the fork, and `descriptor`
-        // is only closed after that.
-        let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
-        rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty()).map_err(io::Error::from)
-    };
-    // SAFETY: between fork and exec only one system call is made; it allocates nothing and takes no lock.
-    unsafe { command.pre_exec(keep) };
+        .env(LISTEN_FD_VARIABLE, "0")
+        .spawn()
 }
 
 #[cfg(test)]
@@ -454,11 +431,12 @@ mod tests {
         let _other = fs::File::open("/dev/null").unwrap();
         let listener = listen(&folder.path().join("s")).unwrap();
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", "echo $GANTRY_SHIM_LISTEN_FD > number; ps -o pgid= -p $$ > group; echo $$ > pid; exec ls -l /proc/self/fd > fds"]);
+        command.args(["-c", "echo $GANTRY_SHIM_LISTEN_FD > number; exec ls -l /proc/self/fd > fds"]);
         let mut child = spawn_with_socket(command, listener.into(), folder.path()).unwrap();
         assert!(child.wait().await.unwrap().success());
         let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
-        let number = read("number").trim().to_owned();
+        assert_eq!(read("number"), "0\n");
+        assert!(UnixStream::connect(folder.path().join("s")).is_err(), "nobody has it any more");
         // What whoever runs the tests leaves open for everybody is not ours.
         let own = |fd: &str| {
             let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
@@ -471,11 +449,9 @@ mod tests {
             // `ls` itself holds the folder that it reads.
             .filter(|line| line.contains(" -> ") && !line.contains("/proc/"))
             .filter_map(|line| line.split_whitespace().nth_back(2))
-            .filter(|fd| ["0", "1", "2"].contains(fd) || *fd == number || own(fd))
+            .filter(|fd| ["0", "1", "2"].contains(fd) || own(fd))
             .collect();
-        let mut wanted = vec!["0", "1", "2", number.as_str()];
-        wanted.sort_unstable();
-        assert_eq!(inherited, wanted, "{fds}");
-        assert_eq!(read("group").trim(), read("pid").trim());
+        assert_eq!(inherited, ["0", "1", "2"], "{fds}");
+        assert!(fds.contains(" 0 -> socket:"), "{fds}");
     }
 }

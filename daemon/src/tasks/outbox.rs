@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use model::error::Classify;
 use proto::types::Envelope;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -128,7 +129,7 @@ impl Outbox {
         let mut records = Vec::new();
         for outgoing in waiting {
             if let Err(error) = self.bus.forward(outgoing.envelope) {
-                warn!(%error, "dropped a malformed event of a shim");
+                warn!(error = error.wire_message(), "dropped a malformed event of a shim");
             }
             records.extend(outgoing.record);
         }
@@ -151,7 +152,10 @@ async fn write_down(records: Vec<(PathBuf, PublishedExit)>) {
             match record.write(&bundle) {
                 // The task was deleted meanwhile.
                 Err(_) if !bundle.exists() => {}
-                Err(error) => warn!(%error, "cannot write down a published exit, it may be told again after a restart"),
+                Err(error) => warn!(
+                    error = error.wire_message(),
+                    "cannot write down a published exit, it may be told again after a restart"
+                ),
                 Ok(()) => {}
             }
         }
