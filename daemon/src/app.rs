@@ -161,6 +161,9 @@ impl App {
         let told: Vec<_> = drivers.iter().map(|(name, driver)| describe(name, driver)).collect();
         let rows = plugins::rows(&config, &told);
         check_required(&config, &rows)?;
+        for row in rows.iter().filter(|row| config.is_disabled(&row.kind, &row.id)) {
+            warn!(plugin = format!("{}.{}", row.kind, row.id), "this plugin cannot be switched off");
+        }
         let bus = Bus::new();
         let tasks =
             Tasks::new(task_settings(&config), store.clone(), bus.clone(), tracker.clone(), stop.clone());
@@ -266,7 +269,7 @@ impl App {
             .add_service(sized!(DiffServer, api::diff::Service::new(parts.meta.clone(), parts.mounts.clone())))
             .add_service(sized!(StreamingServer, api::streaming::Service::new(streams.clone())))
             .add_service(sized!(TransferServer, api::transfer::Service::new(images, streams)))
-            .add_service(sized!(TasksServer, api::tasks::TasksService::new(parts.tasks.clone())))
+            .add_service(sized!(TasksServer, api::tasks::TasksService::new(parts.tasks.clone(), stop.clone())))
             .add_service(sized!(EventsServer, api::events::Events::new(parts.bus.clone()))))
     }
 }

@@ -52,7 +52,7 @@ async fn an_unknown_method_is_unimplemented() {
     let server = Server::start().await;
     let mut client = tonic::client::Grpc::new(server.channel.clone());
     client.ready().await.unwrap();
-    let path = "/containerd.services.streaming.v1.Streaming/Stream".parse().unwrap();
+    let path = "/no.such.Service/Method".parse().unwrap();
     let codec = tonic_prost::ProstCodec::<(), ()>::default();
     refused(client.unary(tonic::Request::new(()), path, codec).await, Code::Unimplemented, "");
 }
