@@ -1,7 +1,7 @@
 //! Progress of a transfer, for whoever opened a stream for it.
 //!
 //! Workers change numbers; every [`PERIOD`] what changed goes out, one message per thing whatever happened in between. Words of
-//! a transfer as a whole go out at once and in order. Without a stream all of it costs a lock and no message.
+//! a transfer as a whole go out at once, in order, with the numbers that were reached before. Without a stream all of it costs a lock and no message.
 //! Words and names are those that clients know (containerd-compat §3.11).
 
 use std::collections::{HashMap, VecDeque};
@@ -24,8 +24,19 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The most things that are reported on in one transfer; further ones are not.
 const MAX_ITEMS: usize = 65_536;
 
-/// The most words that wait to go out; further ones are dropped.
+/// The most messages that may wait for a word to be taken in; further words are dropped.
 const MAX_WORDS: usize = 1024;
+
+impl State {
+    /// Puts numbers that changed behind the words.
+    fn tell_numbers(&mut self) {
+        for (item, changed) in self.items.iter().zip(&mut self.changed) {
+            if std::mem::take(changed) {
+                self.words.push_back(item.clone());
+            }
+        }
+    }
+}
 
 /// Takes progress in. Clones report to the same stream.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +73,8 @@ impl Reporter {
     fn word(&self, word: Progress) {
         let mut state = self.lock();
         if state.words.len() < MAX_WORDS {
+            // What happened before it is told before it.
+            state.tell_numbers();
             state.words.push_back(word);
         }
         drop(state);
@@ -114,15 +127,10 @@ impl Reporter {
     async fn flush(&self, channel: &Channel, numbers: bool) -> Result<(), crate::streaming::StreamError> {
         let messages = {
             let mut state = self.lock();
-            let mut messages: Vec<Progress> = state.words.drain(..).collect();
             if numbers {
-                for at in 0..state.items.len() {
-                    if std::mem::take(&mut state.changed[at]) {
-                        messages.push(state.items[at].clone());
-                    }
-                }
+                state.tell_numbers();
             }
-            messages
+            std::mem::take(&mut state.words)
         };
         for message in &messages {
             channel.send(message).await?;
@@ -149,11 +157,11 @@ pub async fn reporting<T>(
         () = reporter.pump(&channel) => unreachable!("the pump never ends"),
     };
     let rest = async {
-        // Numbers first: what is said last closes the story.
-        let words = std::mem::take(&mut reporter.lock().words);
-        reporter.flush(&channel, true).await?;
-        reporter.lock().words = words;
-        reporter.lock().words.extend(last(&outcome));
+        {
+            let mut state = reporter.lock();
+            state.tell_numbers();
+            state.words.extend(last(&outcome));
+        }
         reporter.flush(&channel, false).await
     };
     // A client that does not listen is not waited for.

@@ -258,7 +258,12 @@ impl Images {
         };
         let mounts = match self.meta.prepare_snapshot(scope.clone(), prepare) {
             Ok(mounts) => mounts,
+            // Here, or in the driver, which may not even need the blob for it.
             Err(SnapshotsError::TargetExists { .. }) => {
+                done();
+                return Ok(());
+            }
+            Err(SnapshotsError::AlreadyExists { key }) if key == layer.chain.as_str() => {
                 done();
                 return Ok(());
             }

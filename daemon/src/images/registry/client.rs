@@ -131,7 +131,8 @@ impl Remote {
         };
         // Nothing on this machine is behind a proxy: one that is never to be used keeps those of the environment out.
         let local = Scheme::for_host(&address) == Scheme::Http;
-        let (http_proxy, no_proxy) = if local { (Some("http://localhost"), Some("*")) } else { (None, None) };
+        let (http_proxy, no_proxy) =
+            if local { (Some("http://localhost"), Some("localhost,127.0.0.0/8,::1")) } else { (None, None) };
         let config = ClientConfig {
             protocol: match scheme {
                 Scheme::Http => ClientProtocol::Http,
