@@ -137,3 +137,68 @@ pub(crate) fn last_error(log: &str) -> Option<String> {
         .find(|line| matches!(line.level.as_str(), "error" | "fatal") && !line.msg.is_empty())
         .map(|line| line.msg)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(verb: Verb, ended: Ended, message: Option<&str>) -> Outcome {
+        Outcome { verb, ended, stdout: Vec::new(), message: message.map(str::to_owned) }
+    }
+
+    #[test]
+    fn the_last_error_of_a_log_is_its_reason() {
+        let log = r#"{"level":"error","msg":"first","time":"t"}
+{"level":"warning","msg":"later","time":"t"}
+not json
+{"level":"error","msg":"runc create failed: no space","time":"t"}
+{"level":"info","msg":"end","time":"t"}"#;
+        assert_eq!(last_error(log).as_deref(), Some("runc create failed: no space"));
+        assert_eq!(last_error("").as_deref(), None);
+    }
+
+    #[test]
+    fn texts_are_kept_and_kinds_are_ours() {
+        use Kind::{DeadlineExceeded, NotFound, Unknown};
+        let failed = Ended::Exited(1);
+        for (verb, ended, message, text, kind) in [
+            (
+                Verb::Create,
+                failed,
+                Some("exec: \"x\": executable file not found in $PATH"),
+                "OCI runtime create failed: exec: \"x\": executable file not found in $PATH",
+                Unknown,
+            ),
+            (
+                Verb::Create,
+                failed,
+                Some("mount source does not exist"),
+                "OCI runtime create failed: mount source does not exist",
+                Unknown,
+            ),
+            (Verb::Start, failed, Some("cannot start"), "OCI runtime start failed: cannot start", Unknown),
+            (
+                Verb::Exec,
+                Ended::Signaled(9),
+                None,
+                "OCI runtime exec failed: unable to retrieve OCI runtime error: signal 9",
+                Unknown,
+            ),
+            (Verb::Kill, failed, Some("container not running"), "container not running", NotFound),
+            (Verb::Kill, failed, Some("os: process already finished"), "os: process already finished", NotFound),
+            (Verb::Delete, failed, Some("container does not exist"), "container does not exist", NotFound),
+            (
+                Verb::Delete,
+                failed,
+                Some("cannot delete container x that is not stopped: running"),
+                "cannot delete container x that is not stopped: running",
+                Unknown,
+            ),
+            (Verb::Ps, Ended::TimedOut, None, "the runtime did not answer within 10 s", DeadlineExceeded),
+        ] {
+            let error = interpret(&outcome(verb, ended, message)).unwrap_err();
+            assert_eq!((error.to_string().as_str(), error.kind()), (text, kind));
+        }
+        assert!(interpret(&outcome(Verb::Create, Ended::Exited(0), Some("a warning"))).is_ok());
+    }
+}

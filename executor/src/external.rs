@@ -134,3 +134,63 @@ impl Executor for External {
 fn words<const N: usize>(words: [&str; N]) -> Vec<OsString> {
     words.map(OsString::from).to_vec()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(runtime: Runtime) -> Settings {
+        Settings {
+            runtime,
+            root: "/run/r/ns".into(),
+            systemd_cgroup: true,
+            no_pivot_root: true,
+            no_new_keyring: false,
+            log: "/b/log.json".into(),
+            debug: false,
+        }
+    }
+
+    fn line(invocation: &Invocation) -> String {
+        let words = invocation.args.iter().map(|word| word.to_str().unwrap().to_owned());
+        [invocation.program.display().to_string()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn command_lines_are_those_that_runc_crun_and_youki_share() {
+        let runc = External::new(settings(Runtime::External("runc".into())));
+        let create = Create {
+            id: "c".into(),
+            bundle: "/b".into(),
+            pid_file: "/b/init.pid".into(),
+            console_socket: Some("/s".into()),
+        };
+        let exec = Exec {
+            id: "c".into(),
+            process_json: "/b/e.json".into(),
+            pid_file: "/b/e.pid".into(),
+            console_socket: None,
+        };
+        let global = "runc --root /run/r/ns --log /b/log.json --log-format json --systemd-cgroup";
+        for (invocation, rest) in [
+            (runc.create(&create), "create --bundle /b --pid-file /b/init.pid --console-socket /s --no-pivot c"),
+            (runc.start("c"), "start c"),
+            (runc.exec(&exec), "exec --process /b/e.json --detach --pid-file /b/e.pid c"),
+            (runc.kill("c", 15, false), "kill c 15"),
+            (runc.kill("c", 9, true), "kill --all c 9"),
+            (runc.delete("c", true), "delete --force c"),
+            (runc.update("c", b"{}".to_vec()), "update --resources - c"),
+            (runc.ps("c"), "ps --format json c"),
+            (runc.features(), "features"),
+        ] {
+            assert_eq!(line(&invocation), format!("{global} {rest}"));
+        }
+        assert_eq!(runc.update("c", b"{}".to_vec()).stdin.as_deref(), Some(&b"{}"[..]));
+    }
+
+    #[test]
+    fn the_built_in_runtime_is_this_program_wherever_its_file_went() {
+        let builtin = External::new(settings(Runtime::BuiltIn));
+        assert!(line(&builtin.state("c")).starts_with("/proc/self/exe runtime --root /run/r/ns "));
+    }
+}

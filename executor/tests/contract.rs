@@ -6,7 +6,21 @@ use executor::contract::Lab;
 use executor::{Runtime, executor_contract};
 
 executor_contract!(builtin, Runtime::External(PathBuf::from(env!("CARGO_BIN_EXE_gantry-runtime"))));
+executor_contract!(hostile builtin_hostile, Runtime::External(PathBuf::from(env!("CARGO_BIN_EXE_gantry-runtime"))));
 executor_contract!(runc, Runtime::External(PathBuf::from("runc")));
+
+/// runc of Debian 12 (1.1.5) makes links through a `/dev` that leads to the host, and hangs or unmasks with a false
+/// `/dev/null`. Newer ones do not.
+#[test]
+fn runc_survives_hostile_images_but_for_what_is_known() {
+    let known = [
+        "a_redirected_dev_is_harmless",
+        "devices_are_not_made_through_a_redirected_dev",
+        "a_false_dev_null_unmasks_nothing",
+    ];
+    let failed = executor::contract::survive_hostile_cases(&Runtime::External(PathBuf::from("runc")), &known);
+    println!("runc fails: {failed:?}");
+}
 
 /// crun of Debian 12 does not run where v1 and v2 are mixed, and says so; where it runs it must run containers.
 #[test]

@@ -2,7 +2,8 @@
 //! where this machine or libcontainer needs it. Every change that weakens what was asked for is returned as a warning.
 //!
 //! Changed are: `linux.cgroupsPath` (default `/<id>`), `process.oomScoreAdj` and `process.rlimits` (clamped where this
-//! process may not raise them), and the three things our own [workload](super::workload) does in libcontainer's place:
+//! process may not raise them), mounts of type `cgroup` where cgroups are v1 (libcontainer would mount those writable
+//! whatever the options say), and the three things our own [workload](super::workload) does in libcontainer's place:
 //! working folder, capabilities, user environment. The capability sets stay in the file under a name that
 //! libcontainer overlooks and that hooks written in Go, whose JSON names have no case, still find.
 
@@ -14,8 +15,25 @@ use std::path::Path;
 use nix::sys::resource::{Resource, getrlimit};
 use serde_json::{Map, Value, json};
 
+use crate::cgroup::{self, Mode, ROOT};
+
 /// The key under which hooks find the capabilities.
 const OVERLOOKED: &str = "Capabilities";
+/// The v1 controllers that libcontainer joins.
+const CONTROLLERS: [&str; 12] = [
+    "blkio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "freezer",
+    "hugetlb",
+    "memory",
+    "net_cls",
+    "net_prio",
+    "perf_event",
+    "pids",
+];
 /// Larger specs are refused; the largest real ones, with thousands of mounts, stay below 1 MiB.
 const MAX_SPEC: u64 = 16 << 20;
 
@@ -57,10 +75,38 @@ pub(super) fn adapt_spec(spec: &mut Value, id: &str) -> Vec<String> {
             linux.insert("cgroupsPath".to_owned(), json!(format!("/{id}")));
         }
     }
+    if cgroup::probe(Path::new(ROOT)) != Mode::V2 {
+        spell_out_cgroup_mounts(spec, Path::new(ROOT));
+    }
     match spec.get_mut("process").and_then(Value::as_object_mut) {
         Some(process) => adapt_process(process),
         None => Vec::new(),
     }
+}
+
+/// Replaces a mount of type `cgroup` by a tmpfs with a bind mount of the container's own folder per v1 controller.
+fn spell_out_cgroup_mounts(spec: &mut Value, root: &Path) {
+    let path = spec.pointer("/linux/cgroupsPath").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let Some(mounts) = spec.get_mut("mounts").and_then(Value::as_array_mut) else { return };
+    let mut spelled = Vec::with_capacity(mounts.len());
+    for mount in mounts.drain(..) {
+        if mount.get("type").and_then(Value::as_str) != Some("cgroup") {
+            spelled.push(mount);
+            continue;
+        }
+        let target = Path::new(mount.get("destination").and_then(Value::as_str).unwrap_or_default());
+        let options = ["nosuid", "noexec", "nodev", "mode=755"];
+        spelled.push(json!({ "destination": target, "type": "tmpfs", "source": "tmpfs", "options": options }));
+        let asked = mount.get("options").and_then(Value::as_array).cloned().unwrap_or_default();
+        let is_read_only = asked.iter().any(|option| option == "ro");
+        let options = ["bind", "nosuid", "noexec", "nodev", if is_read_only { "ro" } else { "rw" }];
+        for controller in CONTROLLERS.into_iter().filter(|controller| root.join(controller).is_dir()) {
+            let source = cgroup::below(&root.join(controller), Path::new(&path));
+            let target = target.join(controller);
+            spelled.push(json!({ "destination": target, "type": "bind", "source": source, "options": options }));
+        }
+    }
+    *mounts = spelled;
 }
 
 /// Changes a process, of a spec or of an exec, for libcontainer; returns warnings.
@@ -146,6 +192,26 @@ mod tests {
         let mut other = json!({ "linux": { "cgroupsPath": "/a/b" } });
         adapt_spec(&mut other, "web");
         assert_eq!(other["linux"]["cgroupsPath"], "/a/b");
+    }
+
+    #[test]
+    fn cgroup_mounts_become_one_bind_per_controller_with_the_same_right_to_write() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["memory", "pids", "unified", "systemd"] {
+            fs::create_dir(root.path().join(name)).unwrap();
+        }
+        for (asked, given) in [("ro", "ro"), ("relatime", "rw")] {
+            let mut spec = json!({
+                "linux": { "cgroupsPath": "/a/../b" },
+                "mounts": [{ "destination": "/proc" }, { "destination": "/cg", "type": "cgroup", "options": [asked] }],
+            });
+            spell_out_cgroup_mounts(&mut spec, root.path());
+            let mounts = spec["mounts"].as_array().unwrap();
+            let targets: Vec<&str> = mounts.iter().map(|mount| mount["destination"].as_str().unwrap()).collect();
+            assert_eq!(targets, ["/proc", "/cg", "/cg/memory", "/cg/pids"]);
+            assert_eq!(mounts[2]["source"], json!(root.path().join("memory/a/b")));
+            assert_eq!(mounts[2]["options"].as_array().unwrap().last().unwrap(), given);
+        }
     }
 
     #[test]

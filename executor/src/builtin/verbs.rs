@@ -105,6 +105,11 @@ impl Context<'_> {
         if !fields.is_empty() {
             return refused(format!("the built-in runtime does not support {}", fields.join(", ")));
         }
+        let rootfs = bundle.join(spec.pointer("/root/path").and_then(Value::as_str).unwrap_or("rootfs"));
+        // libcontainer makes devices and links by path, so a link of the image would lead it to the host.
+        if fs::symlink_metadata(rootfs.join("dev")).is_ok_and(|meta| meta.is_symlink()) {
+            return refused("/dev of the root filesystem is a symbolic link");
+        }
         let workload = self.workload(spec.get("process").unwrap_or(&Value::Null), true)?;
         let warnings = bundle::adapt_spec(&mut spec, id);
         self.warn(&warnings);

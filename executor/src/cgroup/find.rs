@@ -94,7 +94,7 @@ fn folders(root: &Path, mode: Mode, text: &str) -> BTreeMap<String, PathBuf> {
 }
 
 /// `path` under `root`, whatever it says about parents: the kernel shows `/..` for a cgroup outside of our namespace.
-fn below(root: &Path, path: &Path) -> PathBuf {
+pub(crate) fn below(root: &Path, path: &Path) -> PathBuf {
     let mut folder = root.to_owned();
     folder.extend(path.components().filter(|part| matches!(part, Component::Normal(_))));
     folder

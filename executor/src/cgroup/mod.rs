@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use find::below;
 pub use find::probe;
 pub use oom::OomWatch;
 

@@ -531,24 +531,33 @@ pub fn no_new_privileges_is_as_asked(lab: &Lab) {
     }
 }
 
-/// Bind mounts, read-only ones and files too; missing targets are made; devices are there.
+/// Bind mounts, read-only ones and files too; missing targets are made; devices and the container's cgroups are there.
 pub fn mounts_are_made(lab: &Lab) {
     let outside = lab.path().join("outside");
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("file"), "content\n").unwrap();
     let mut spec = lab.script(
-        "cat /data/file; echo new > /data/new && echo written; cat /etc/made; echo x > /etc/made; echo null > /dev/null && head -c 2 /dev/zero | wc -c; test -c /dev/urandom && test -L /dev/fd && echo devices",
+        "cat /data/file; echo new > /data/new && echo written; cat /etc/made; echo x > /etc/made; echo null > /dev/null && head -c 2 /dev/zero | wc -c; test -c /dev/urandom && test -L /dev/fd && echo devices; test -e /sys/fs/cgroup/memory/cgroup.procs && echo cgroups; touch /sys/fs/cgroup/memory/x",
     );
     let bind = |target: &str, source: &Path, options: &[&str]| json!({ "destination": target, "type": "bind", "source": source, "options": options });
-    spec["mounts"]
-        .as_array_mut()
-        .unwrap()
-        .extend([bind("/data", &outside, &["rbind", "rw"]), bind("/etc/made", &outside.join("file"), &["bind", "ro"])]);
+    let cgroups =
+        json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid"] });
+    let file = bind("/etc/made", &outside.join("file"), &["bind", "ro"]);
+    spec["mounts"].as_array_mut().unwrap().extend([bind("/data", &outside, &["rbind", "rw"]), file, cgroups]);
     std::os::unix::fs::symlink("busybox", lab.rootfs().join("bin/wc")).unwrap();
     let output = lab.run(&spec).output;
     assert_eq!(
         output.lines().collect::<Vec<_>>(),
-        ["content", "written", "content", "sh: can't create /etc/made: Read-only file system", "2", "devices"]
+        [
+            "content",
+            "written",
+            "content",
+            "sh: can't create /etc/made: Read-only file system",
+            "2",
+            "devices",
+            "cgroups",
+            "touch: /sys/fs/cgroup/memory/x: Read-only file system"
+        ]
     );
     assert_eq!(fs::read_to_string(outside.join("new")).unwrap(), "new\n");
 }

@@ -1,9 +1,10 @@
 //! The tests that every executor passes. They really run containers: root is needed, and Debian's static busybox.
 //!
 //! A test file calls [`executor_contract!`](crate::executor_contract) with an expression for the [`Runtime`](crate::Runtime);
-//! each function of [`cases`] becomes one test. A case knows nothing of the executor behind the trait.
+//! each function of [`cases`] and [`hostile`] becomes one test. A case knows nothing of the executor behind the trait.
 
 pub mod cases;
+pub mod hostile;
 mod lab;
 mod spec;
 
@@ -13,11 +14,35 @@ pub use spec::plain_spec;
 /// Where Debian's package `busybox-static` puts it.
 pub const BUSYBOX: &str = "/bin/busybox";
 
-/// One test per case of [`contract::cases`](crate::contract::cases), in a module of the given name.
+/// Weaknesses of other people's runtimes: a case that a known version does not pass is reported, not hidden and not an
+/// error of ours. Any other case must pass.
+pub fn survive_hostile_cases(runtime: &crate::Runtime, known_weak: &[&str]) -> Vec<&'static str> {
+    let mut failed = Vec::new();
+    for (name, case) in hostile::ALL {
+        let lab = Lab::new(runtime.clone());
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case(&lab))).is_err() {
+            assert!(known_weak.contains(&name), "{runtime:?} does not survive {name}");
+            eprintln!("{runtime:?} does not survive {name}, which is known");
+            failed.push(name);
+        }
+    }
+    failed
+}
+
+/// One test per case of [`contract::cases`](crate::contract::cases), in a module of the given name; `hostile` in front
+/// gives those of [`contract::hostile`](crate::contract::hostile).
 #[macro_export]
 macro_rules! executor_contract {
+    (hostile $module:ident, $runtime:expr) => {
+        $crate::executor_contract!(@module hostile, $module, $runtime,
+            a_redirected_proc_is_harmless, a_proc_that_is_no_procfs_is_noticed, a_redirected_dev_is_harmless,
+            devices_are_not_made_through_a_redirected_dev, a_mount_target_behind_a_link_stays_inside,
+            a_false_dev_null_unmasks_nothing, a_linked_working_folder_stays_inside,
+            a_relative_root_is_taken_from_the_bundle,
+        );
+    };
     ($module:ident, $runtime:expr) => {
-        $crate::executor_contract!(@cases $module, $runtime,
+        $crate::executor_contract!(@module cases, $module, $runtime,
             a_created_container_waits_for_start, exit_code_is_the_programs, signals_reach_the_init,
             killing_all_reaches_children_of_a_dead_init, exec_runs_beside_the_init, exec_has_its_own_process_settings,
             user_groups_environment_and_folder_are_as_asked, standard_streams_belong_to_the_user,
@@ -32,14 +57,14 @@ macro_rules! executor_contract {
             unknown_containers_are_not_found, no_new_privileges_is_as_asked, mounts_are_made,
         );
     };
-    (@cases $module:ident, $runtime:expr, $($case:ident),* $(,)?) => {
+    (@module $cases:ident, $module:ident, $runtime:expr, $($case:ident),* $(,)?) => {
         mod $module {
             #[allow(unused_imports, reason = "the expression may name what the file has in scope")]
             use super::*;
 
             $(#[test]
             fn $case() {
-                $crate::contract::cases::$case(&$crate::contract::Lab::new($runtime));
+                $crate::contract::$cases::$case(&$crate::contract::Lab::new($runtime));
             })*
         }
     };
