@@ -20,7 +20,7 @@ use store::{Read, tables};
 use super::Meta;
 use super::leases::{self, Resource};
 use crate::api::{Scope, fields};
-use crate::gc::node::Object;
+use crate::gc::node::{Node, Object};
 
 pub use error::ContentError;
 pub use sharing::Sharing;
@@ -44,6 +44,14 @@ impl Fields for Content {
             _ => None,
         }
     }
+}
+
+/// What a blob begins to refer to when its record is written.
+pub(crate) fn touched(digest: &Digest, record: &ContentRecord) -> Vec<Node> {
+    let object = Object::content(digest.to_string(), record.labels.clone());
+    let mut nodes = object.holds();
+    nodes.push(object.node);
+    nodes
 }
 
 /// The name that [`super::busy`] knows a blob by.
@@ -107,12 +115,7 @@ impl Meta {
             labels::check(&record.labels)?;
             record.updated_at = SystemTime::now();
             tx.put(&tables::CONTENT, &key, &record)?;
-            barrier.touch(&namespace, || {
-                let object = Object::content(digest.to_string(), record.labels.clone());
-                let mut nodes = object.holds();
-                nodes.push(object.node);
-                nodes
-            });
+            barrier.touch(&namespace, || touched(&digest, &record));
             Ok(Content { digest, record })
         });
         let content = updated.await?;

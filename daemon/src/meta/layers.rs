@@ -168,23 +168,29 @@ impl Meta {
         Ok(Descriptor { media_type, digest, size: content.record.size, annotations: Labels::new() })
     }
 
-    /// A layer that was there already may lack the label that says what is in it.
+    /// A layer that was there already may lack labels that this one was to get, for one that it is to be kept.
     fn complete_labels(
         &self,
         scope: &Scope,
         content: &super::content::Content,
         labels: Labels,
     ) -> Result<(), LayersError> {
-        let Some(diff_id) = labels.get(LABEL_UNCOMPRESSED).cloned() else { return Ok(()) };
-        if content.record.labels.contains_key(LABEL_UNCOMPRESSED) {
+        let missing: Labels = labels
+            .into_iter()
+            .filter(|(key, value)| !value.is_empty() && !content.record.labels.contains_key(key))
+            .collect();
+        if missing.is_empty() {
             return Ok(());
         }
-        let key = store::key(&[scope.namespace.as_str(), content.digest.as_str()])?;
+        let (namespace, digest, barrier) =
+            (scope.namespace.clone(), content.digest.clone(), self.inner.barrier.clone());
         self.inner.store.write(move |tx| {
+            let key = store::key(&[namespace.as_str(), digest.as_str()])?;
             if let Some(mut record) = tx.get(&tables::CONTENT, &key)? {
-                record.labels.insert(LABEL_UNCOMPRESSED.to_owned(), diff_id);
+                record.labels.extend(missing);
                 record.updated_at = SystemTime::now();
                 tx.put(&tables::CONTENT, &key, &record)?;
+                barrier.touch(&namespace, || super::content::touched(&digest, &record));
             }
             Ok::<_, store::StoreError>(())
         })?;

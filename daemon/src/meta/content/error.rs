@@ -26,6 +26,12 @@ pub enum ContentError {
         /// Its digest.
         digest: Digest,
     },
+    /// The namespace sees the blob that a message of an upload expects by now. The upload is removed.
+    #[error("blob with expected digest {digest} exists")]
+    ExpectedExists {
+        /// Its digest.
+        digest: Digest,
+    },
     /// No upload under that reference.
     #[error("reference {reference}")]
     NoIngest {
@@ -123,7 +129,7 @@ impl Classify for ContentError {
     fn kind(&self) -> Kind {
         match self {
             Self::NotFound { .. } | Self::NoIngest { .. } => Kind::NotFound,
-            Self::AlreadyExists { .. } => Kind::AlreadyExists,
+            Self::AlreadyExists { .. } | Self::ExpectedExists { .. } => Kind::AlreadyExists,
             Self::NoReference | Self::Negative { .. } | Self::Action { .. } => Kind::InvalidArgument,
             Self::NoDigest { .. } | Self::Labels(_) | Self::Path(_) | Self::Filter(_) => Kind::InvalidArgument,
             Self::Locked { .. } => Kind::Unavailable,

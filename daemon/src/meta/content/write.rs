@@ -23,7 +23,7 @@ use store::record::{ContentRecord, IngestRecord, Present};
 use store::{Read, StoreError, Tx, tables};
 use tokio_util::sync::CancellationToken;
 
-use super::{ContentError, blob_name};
+use super::{ContentError, blob_name, touched};
 use crate::api::Scope;
 use crate::gc::node::Node;
 use crate::meta::Meta;
@@ -118,7 +118,7 @@ impl Fields for Status {
 #[derive(Debug)]
 enum Source {
     /// In its own ingest.
-    Own(Ingest),
+    Own(Box<Ingest>),
     /// In a blob that another namespace has.
     Shared(Digest),
     /// In a blob, or nowhere: the session is over.
@@ -219,7 +219,7 @@ impl Meta {
         };
         let source = match &record.expected {
             Some(digest) => Source::Shared(digest.clone()),
-            None => Source::Own(self.open_ingest(&scope.namespace, &reference, total, expected.as_ref())?),
+            None => Source::Own(Box::new(self.open_ingest(&scope.namespace, &reference, total, expected.as_ref())?)),
         };
         let (started_at, updated_at) = match &source {
             Source::Own(ingest) => (ingest.status().started_at, ingest.status().updated_at),
@@ -418,7 +418,7 @@ impl Writer {
         if let Some(digest) = expected {
             if self.meta.lease_existing(&self.scope, &digest)? {
                 self.give_up()?;
-                return Err(ContentError::AlreadyExists { digest });
+                return Err(ContentError::ExpectedExists { digest });
             }
             self.expected = Some(digest);
         }
@@ -472,7 +472,7 @@ impl Writer {
                 }
                 Ok::<_, StoreError>(())
             })?;
-            self.source = Source::Own(ingest);
+            self.source = Source::Own(Box::new(ingest));
         }
         match &mut self.source {
             Source::Own(ingest) => Ok(ingest),
@@ -560,12 +560,7 @@ impl Writer {
             let record = ContentRecord { size, labels, created_at: now, updated_at: now };
             tx.put(&tables::CONTENT, &key, &record)?;
             tx.put(&tables::BLOB_HOLDERS, &store::key(&[digest.as_str(), scope.namespace.as_str()])?, &Present)?;
-            barrier.touch(&scope.namespace, || {
-                let object = crate::gc::node::Object::content(digest.to_string(), record.labels.clone());
-                let mut nodes = object.holds();
-                nodes.push(object.node);
-                nodes
-            });
+            barrier.touch(&scope.namespace, || touched(&digest, &record));
             Ok(true)
         })
     }

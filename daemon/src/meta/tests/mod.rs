@@ -3,6 +3,7 @@
 mod content;
 mod gc;
 mod images;
+mod layers;
 mod leases;
 mod recovery;
 mod snapshots;
