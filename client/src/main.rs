@@ -68,10 +68,10 @@ fn main() -> ExitCode {
 /// The exit code of an error: a command that is missing or cannot be run has its own.
 fn code_of(error: &client::ClientError) -> u8 {
     let text = error.to_string();
-    let has = |pieces: &[&str]| pieces.iter().any(|piece| text.contains(piece));
-    if has(&["executable file not found", "no such file or directory: unknown"]) {
+    let has = |pieces: &[&str]| text.contains("OCI runtime") && pieces.iter().any(|piece| text.contains(piece));
+    if has(&["executable file not found", "no such file or directory"]) {
         127
-    } else if has(&["permission denied: unknown", "exec format error"]) {
+    } else if has(&["permission denied", "is a directory", "exec format error"]) {
         126
     } else {
         FAILED

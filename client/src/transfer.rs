@@ -162,13 +162,17 @@ async fn feed(mut stream: Stream, mut source: impl AsyncRead + Unpin) -> Result<
         let length =
             source.read(&mut buffer[..PIECE_BYTES.min(credit)]).await.map_err(ClientError::io("read the archive"))?;
         if length == 0 {
-            return Ok(());
+            break;
         }
         credit -= length;
         let data = proto::bytes::Bytes::copy_from_slice(&buffer[..length]);
         let sent = stream.send.send(proto::any::pack(&Data { data })).await;
         sent.map_err(|_| ClientError::Incomplete("open stream"))?;
     }
+    // Only our end is closed: to drop the other one as well would cancel what is still on its way.
+    drop(stream.send);
+    while stream.receive.message().await?.is_some() {}
+    Ok(())
 }
 
 fn host_platform() -> proto::types::Platform {

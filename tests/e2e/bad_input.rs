@@ -6,7 +6,7 @@ use harness::{Gantryd, Ran};
 
 #[track_caller]
 fn says(ran: anyhow::Result<Ran>, words: &[&str]) {
-    let text = ran.and_then(Ran::failed).unwrap();
+    let text = ran.and_then(Ran::failed).expect("it is refused");
     for word in words {
         assert!(text.contains(word), "{word:?} is not said: {text}");
     }
@@ -86,9 +86,8 @@ fn content_that_is_not_what_was_said() -> anyhow::Result<()> {
     says(ingest(&["--expected-digest", &wrong]), &["unexpected commit digest"]);
     // ctr notices by itself that its input is too short; what it wrote stays to be resumed.
     says(ingest(&["--expected-size", "6"]), &["unexpected EOF"]);
-    ingest(&["--expected-size", "5"])?.ok()?;
     let right = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-    ensure!(daemon.ctr(&["content", "get", right])?.ok()? == "hello", "what was right is kept");
+    ingest(&["--expected-size", "5", "--expected-digest", right])?.ok()?;
     Ok(())
 }
 

@@ -21,7 +21,8 @@ fn allowed() -> BTreeSet<String> {
 /// The expression that `deny.toml` gives for a crate which names a file instead of a licence.
 fn clarified(name: &str) -> Option<String> {
     let policy = std::fs::read_to_string(root().join("deny.toml")).expect("deny.toml can be read");
-    let entry = policy.split("[[licenses.clarify]]").skip(1).find(|entry| entry.contains(&format!("crate = \"{name}\"")))?;
+    let entry =
+        policy.split("[[licenses.clarify]]").skip(1).find(|entry| entry.contains(&format!("crate = \"{name}\"")))?;
     entry.split("expression = \"").nth(1)?.split('"').next().map(str::to_owned)
 }
 

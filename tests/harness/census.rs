@@ -108,9 +108,7 @@ fn cgroups(prefix: &str) -> BTreeSet<String> {
 fn files(folder: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut folders = vec![folder.join("state")];
-    folders.extend(
-        ["overlayfs", "native"].map(|name| folder.join(format!("root/snapshots/{name}/snapshots"))),
-    );
+    folders.extend(["overlayfs", "native"].map(|name| folder.join(format!("root/snapshots/{name}/snapshots"))));
     let deep = folders[0].clone();
     while let Some(one) = folders.pop() {
         let Ok(entries) = std::fs::read_dir(&one) else { continue };
