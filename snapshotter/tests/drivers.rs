@@ -16,7 +16,7 @@ use snapshotter::layer::{Target, Whiteouts};
 use snapshotter::overlay::{Options, Overlay};
 use snapshotter::{SnapshotError, Snapshotter};
 use store::Store;
-use support::{Private, Tar, assert_same, below_root, is_root, shell, unpack};
+use support::{Head, Private, Tar, assert_same, below_root, is_root, shell, unpack};
 
 fn store(dir: &Path) -> Store {
     Store::open(&dir.join("meta"), store::Options::default()).unwrap()
@@ -348,4 +348,78 @@ fn without_times(lines: &std::collections::BTreeMap<String, String>) -> std::col
         None => line.split(" same as ").next().unwrap().to_owned(),
     };
     lines.iter().map(|(name, line)| (name.clone(), cut(line))).collect()
+}
+
+#[test]
+fn folders_that_a_layer_only_mentions_look_as_below() {
+    if !is_root("folders_that_a_layer_only_mentions_look_as_below") {
+        return;
+    }
+    let private = Private::new();
+    let dir = tempfile::tempdir().unwrap();
+    let driver = overlay(dir.path());
+    // An access list that gives user 5 everything in whatever is made in the folder.
+    let acl: &[u8] = &[
+        2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 7, 0, 5, 0, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255, 16, 0, 7,
+        0, 255, 255, 255, 255, 32, 0, 5, 0, 255, 255, 255, 255,
+    ];
+    let folder = |name, mode| Head { name, kind: b'5', mode, uid: 3, gid: 4, ..Head::default() };
+    let base = Tar::default()
+        .pax(&[("SCHILY.xattr.user.key", b"value"), ("SCHILY.xattr.system.posix_acl_default", acl)])
+        .head(&folder("tmp", 0o1777))
+        .file("tmp/plain", b"")
+        .head(&folder("tmp/deep", 0o2750))
+        .head(&folder("said", 0o700));
+    let layer = Tar::default()
+        .file("tmp/file", b"")
+        .file("tmp/deep/file", b"")
+        .file("said/file", b"")
+        .head(&Head { mtime: 7, ..folder("said", 0o711) })
+        .file("new/file", b"")
+        // The bit counts from the moment it is set, and files in such a folder keep the owner that the archive gives them.
+        .head(&folder("./", 0o2755))
+        .file("in-root", b"")
+        .dir("bit")
+        .file("bit/before", b"")
+        .head(&folder("bit", 0o2755))
+        .file("bit/after", b"")
+        .dir("bit/dir");
+    let mounts = driver.prepare("a", None, &Labels::new()).unwrap();
+    unpack(&base.end(), &Target::from_mounts(&mounts).unwrap()).unwrap();
+    driver.commit("base", "a", &Labels::new(), None).unwrap();
+    let layer = layer.end();
+    let on_top = |parent: Option<&str>, name: &str| {
+        let mounts = driver.prepare(name, parent, &Labels::new()).unwrap();
+        let target = Target { whiteouts: Whiteouts::OverlayTrusted, ..Target::from_mounts(&mounts).unwrap() };
+        unpack(&layer, &target).unwrap();
+        let new_parent = if parent.is_some() { None } else { Some("base") };
+        driver.commit(&format!("{name}, committed"), name, &Labels::new(), new_parent).unwrap();
+        let mounts =
+            driver.view(&format!("{name}, viewed"), Some(&format!("{name}, committed")), &Labels::new()).unwrap();
+        let mut shown = private.with(&mounts, below_root);
+        // It is nowhere below, so it has the time of the moment.
+        shown.remove("new");
+        shown
+    };
+    let (at_once, later) = (on_top(Some("base"), "at once"), on_top(None, "later"));
+    assert_same(&at_once, &later, "parent known at once, and later");
+    assert!(at_once["tmp"].starts_with("dir 1777 3:4 1000000000.000000000"), "{}", at_once["tmp"]);
+    assert!(
+        at_once["tmp"].contains("user.key=value") && at_once["tmp"].contains("posix_acl_default"),
+        "{}",
+        at_once["tmp"]
+    );
+    assert!(!at_once["tmp/file"].contains("posix_acl") && !at_once["tmp/plain"].contains("posix_acl"), "{at_once:?}");
+    assert!(at_once["tmp/deep"].starts_with("dir 2750 3:4"), "{}", at_once["tmp/deep"]);
+    assert_eq!(at_once["said"], "dir 711 3:4 7.000000000");
+    for name in ["in-root", "bit/before", "bit/after", "bit/dir", "tmp/deep/file"] {
+        assert!(at_once[name].contains(" 0:0 "), "{name}: {}", at_once[name]);
+    }
+    assert!(!later.values().any(|line| line.contains("gantry")), "{later:?}");
+
+    let mounts = driver.prepare("hiding", None, &Labels::new()).unwrap();
+    let target = Target { whiteouts: Whiteouts::OverlayTrusted, ..Target::from_mounts(&mounts).unwrap() };
+    unpack(&Tar::default().file(".wh..wh..opq", b"").end(), &target).unwrap();
+    let error = driver.commit("hidden", "hiding", &Labels::new(), Some("base")).unwrap_err();
+    assert!(matches!(error, SnapshotError::CannotRebase { .. }), "{error}");
 }

@@ -377,8 +377,10 @@ fn sparse_bombs_take_no_room() {
 #[test]
 fn damaged_archives_are_told_apart_from_whole_ones() {
     let whole = Tar::default().file("a", &[1; 1000]).pax(&[("mtime", b"1.5")]).file("b", &[2; 700]).end();
-    let attempt =
-        |bytes: &[u8]| unpack(bytes, &support::plain(&tempfile::tempdir().unwrap().keep())).map(|done| done.entries);
+    let attempt = |bytes: &[u8]| {
+        let dir = tempfile::tempdir().unwrap();
+        unpack(bytes, &support::plain(dir.path())).map(|done| done.entries)
+    };
     assert_eq!(attempt(&whole).unwrap(), 2);
     // Without the two empty blocks at the end it is still whole; so it is with more of them, and with anything behind.
     assert_eq!(attempt(&whole[..whole.len() - 1024]).unwrap(), 2);
@@ -407,7 +409,10 @@ fn damaged_archives_are_told_apart_from_whole_ones() {
 #[test]
 fn damaged_compression_is_an_error_even_behind_the_archive() {
     let tar = Tar::default().file("a", &[1; 100_000]).end();
-    let attempt = |bytes: &[u8]| unpack(bytes, &support::plain(&tempfile::tempdir().unwrap().keep()));
+    let attempt = |bytes: &[u8]| {
+        let dir = tempfile::tempdir().unwrap();
+        unpack(bytes, &support::plain(dir.path()))
+    };
     let gzip = {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
         std::io::Write::write_all(&mut encoder, &tar).unwrap();

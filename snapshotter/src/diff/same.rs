@@ -19,13 +19,10 @@ pub(super) struct File<'f> {
     pub(super) stat: &'f Stat,
 }
 
-/// The attributes that belong into an archive: what a user or a package set, not what this machine did.
+/// The attributes that belong into an archive.
 pub(super) fn attributes(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<Xattrs> {
     let mut attributes = xattrs::list(folder, name)?;
-    attributes.retain(|(key, _)| {
-        let user = key.starts_with(b"user.") && !key.starts_with(b"user.overlay.");
-        user || key == b"security.capability" || key.starts_with(b"system.posix_acl_")
-    });
+    attributes.retain(|(key, _)| xattrs::is_portable(key));
     Ok(attributes)
 }
 

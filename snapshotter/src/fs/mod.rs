@@ -2,6 +2,7 @@
 
 mod copy;
 mod descent;
+mod inherit;
 mod lowers;
 mod remove;
 mod usage;
@@ -14,6 +15,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamp
 
 pub(crate) use copy::{Copier, copy_up};
 pub(crate) use descent::{Descent, Id};
+pub(crate) use inherit::{DEFAULT_ACL, dress_marked, inherit, is_private, mark_implied, unmark_implied};
 pub(crate) use lowers::{Lowers, is_whiteout};
 pub(crate) use remove::{remove_all, remove_except};
 pub(crate) use usage::usage;

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::{XattrFlags, lgetxattr, llistxattr, lsetxattr};
+use rustix::fs::{XattrFlags, lgetxattr, llistxattr, lremovexattr, lsetxattr};
 use rustix::io::Errno;
 
 /// The bounds of the kernel (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`).
@@ -30,6 +30,12 @@ impl OverlayPrefix {
         };
         format!("{prefix}{name}").into_bytes()
     }
+}
+
+/// Whether an attribute belongs into a layer: what a user or a package set, not what this machine did.
+pub(crate) fn is_portable(key: &[u8]) -> bool {
+    let user = key.starts_with(b"user.") && !key.starts_with(b"user.overlay.");
+    user || key == b"security.capability" || key.starts_with(b"system.posix_acl_")
 }
 
 /// All attributes, ordered by name.
@@ -65,6 +71,14 @@ pub(crate) fn get(folder: impl AsFd, name: &[u8], key: &[u8]) -> io::Result<Opti
 /// Sets an attribute of `name` in `folder`.
 pub(crate) fn set(folder: impl AsFd, name: &[u8], key: &[u8], value: &[u8]) -> io::Result<()> {
     Ok(lsetxattr(&*path(&folder, name), key, value, XattrFlags::empty())?)
+}
+
+/// Takes an attribute away from `name` in `folder`, if it is there.
+pub(crate) fn remove(folder: impl AsFd, name: &[u8], key: &[u8]) -> io::Result<()> {
+    match lremovexattr(&*path(&folder, name), key) {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether the open folder hides what is below it.

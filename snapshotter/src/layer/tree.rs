@@ -169,9 +169,15 @@ impl Tree {
         }
     }
 
-    /// Forgets the open folders: one of them may have been removed, or a link to it.
+    /// Forgets the open folders: one of them may have been removed, or a link to it, or it looks different now.
     pub(super) fn forget_open(&mut self) {
         self.open.clear();
+    }
+
+    /// Looks at the root again.
+    pub(super) fn renew_root(&mut self) -> io::Result<()> {
+        self.root = Rc::new(Folder::new(self.root.fd.try_clone()?)?);
+        Ok(())
     }
 
     /// Notes that `name` in `folder` is this layer's.

@@ -19,7 +19,10 @@ use super::archive::{Archive, Entry, EntryKind, Sparse};
 use super::path::LayerPath;
 use super::tree::{Folder, Implied, Tree};
 use super::{LayerError, Target, Whiteouts};
-use crate::fs::{Lowers, both, copy_up, file_type, is_whiteout, look, mtime, open_folder, remove_all, xattrs};
+use crate::fs::{
+    DEFAULT_ACL, Lowers, both, copy_up, file_type, inherit, is_private, is_whiteout, look, mark_implied, mtime,
+    open_folder, remove_all, unmark_implied, xattrs,
+};
 
 /// The widths of the kernel's device numbers (`MINORBITS`).
 const MAX_MAJOR: i64 = (1 << 12) - 1;
@@ -58,6 +61,13 @@ pub(super) fn refused(why: impl Into<String>) -> Failure {
     Failure { doing: "unpack", cause: Cause::Refused(why.into()) }
 }
 
+/// What making files in a folder changes, or would be changed by.
+struct Later {
+    path: Vec<u8>,
+    time: Timespec,
+    default_acl: Option<Vec<u8>>,
+}
+
 pub(super) struct Unpacker {
     pub(super) tree: Tree,
     pub(super) whiteouts: Whiteouts,
@@ -66,8 +76,10 @@ pub(super) struct Unpacker {
     umask: u32,
     /// Who new files belong to, if nothing is done about it.
     writer: (u32, u32),
-    /// The times of folders: making files in them changes them, so they are set at the end, in this order.
-    folder_times: Vec<(Vec<u8>, Timespec)>,
+    /// What is done to folders at the end, in this order.
+    later: Vec<Later>,
+    /// The default access list of the folder at hand.
+    default_acl: Option<Vec<u8>>,
     /// Whether it was said already that attributes are left out.
     said: bool,
 }
@@ -82,7 +94,8 @@ impl Unpacker {
             lowers: Lowers::open(&target.parents, target.whiteouts.prefix()).map_err(open)?,
             umask: umask(),
             writer: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
-            folder_times: Vec::new(),
+            later: Vec::new(),
+            default_acl: None,
             said: false,
         })
     }
@@ -101,13 +114,14 @@ impl Unpacker {
 
     /// Does what has to wait until every entry is there.
     pub(super) fn finish(&mut self) -> Result<(), LayerError> {
-        for (path, time) in std::mem::take(&mut self.folder_times) {
+        for Later { path, time, default_acl } in std::mem::take(&mut self.later) {
             let set = || -> io::Result<()> {
-                match self.tree.reopen(&path)? {
-                    Some(folder) => Ok(futimens(&folder, &both(time))?),
-                    // Something else took its place.
-                    None => Ok(()),
+                // Something else may have taken its place.
+                let Some(folder) = self.tree.reopen(&path)? else { return Ok(()) };
+                if let Some(acl) = &default_acl {
+                    xattrs::set(&folder, b".", DEFAULT_ACL, acl)?;
                 }
+                Ok(futimens(&folder, &both(time))?)
             };
             let name = || String::from_utf8_lossy(&path).into_owned();
             set().map_err(|source| LayerError::Write { doing: "set the time of", name: name(), source })?;
@@ -142,38 +156,46 @@ impl Unpacker {
     pub(super) fn folder(&mut self, path: &[u8]) -> Result<Rc<Folder>, Failure> {
         let mut implied = Vec::new();
         let folder = self.tree.make(path, &mut implied).doing("make the folder of")?;
+        if implied.is_empty() {
+            return Ok(folder);
+        }
         for made in implied {
             self.dress_implied(&made).doing("make the folder of")?;
         }
-        Ok(folder)
+        // They may have got the set-group-id bit, which an open folder knows about.
+        self.tree.forget_open();
+        self.tree.make(path, &mut Vec::new()).doing("make the folder of")
     }
 
     fn dress_implied(&mut self, made: &Implied) -> io::Result<()> {
-        let mode = |mode: u32| Mode::from_raw_mode(mode & 0o7777);
         let below = if made.hides || self.lowers.is_empty() { None } else { self.lowers.find(&made.path)? };
         let Some(below) = below.filter(|below| file_type(&below.stat) == FileType::Directory) else {
             if self.writer != (0, 0) || made.folder.inherited_gid.is_some() || self.umask & 0o755 != 0 {
-                fchmod(&made.folder, mode(0o755))?;
+                fchmod(&made.folder, Mode::from_raw_mode(0o755))?;
+            }
+            if self.is_parent_unknown() && !made.hides {
+                mark_implied(&made.folder)?;
             }
             return Ok(());
         };
-        let (uid, gid) = (Uid::from_raw(below.stat.st_uid), Gid::from_raw(below.stat.st_gid));
-        fchown(&made.folder, Some(uid), Some(gid))?;
-        fchmod(&made.folder, mode(below.stat.st_mode))?;
         let name = made.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        for (key, value) in xattrs::list(&below.folder, name)? {
-            if !is_private(&key) {
-                xattrs::set(&made.folder, b".", &key, &value)?;
-            }
-        }
-        self.folder_times.push((made.path.clone(), mtime(&below.stat)));
+        let default_acl = inherit(&made.folder, &below, name)?;
+        self.later.push(Later { path: made.path.clone(), time: mtime(&below.stat), default_acl });
         Ok(())
     }
 
+    /// Whether this is a layer of an overlay that will be told only later what it stands on.
+    fn is_parent_unknown(&self) -> bool {
+        self.whiteouts == Whiteouts::OverlayTrusted && self.lowers.is_empty()
+    }
+
     fn root(&mut self, entry: &Entry) -> Result<(), Failure> {
-        let root = Rc::clone(self.tree.root());
+        let root = open_folder(&**self.tree.root(), b".").doing("open")?;
+        undress(&root, entry).doing("take an attribute from")?;
         self.dress(&root, entry, None)?;
-        self.folder_times.push((Vec::new(), entry.mtime));
+        self.tree.renew_root().doing("look at")?;
+        let default_acl = self.default_acl.take();
+        self.later.push(Later { path: Vec::new(), time: entry.mtime, default_acl });
         Ok(())
     }
 
@@ -217,9 +239,18 @@ impl Unpacker {
         }
         if !is_new || self.needs_dressing(entry, folder.inherited_gid, true) {
             let itself = open_folder(folder, path.name()).doing("open")?;
+            if !is_new {
+                // An entry says all that is to be said about its folder. An open one knows its old looks.
+                undress(&itself, entry).doing("take an attribute from")?;
+                self.tree.forget_open();
+            }
             self.dress(&itself, entry, None)?;
+            if !is_new && self.is_parent_unknown() {
+                unmark_implied(&itself).doing("open")?;
+            }
         }
-        self.folder_times.push((path.bytes().to_vec(), entry.mtime));
+        let default_acl = self.default_acl.take();
+        self.later.push(Later { path: path.bytes().to_vec(), time: entry.mtime, default_acl });
         Ok(())
     }
 
@@ -357,6 +388,10 @@ impl Unpacker {
             if key.is_empty() || key.contains(&0) {
                 return Err(refused("it has an attribute with an impossible name"));
             }
+            if entry.kind == EntryKind::Directory && key == DEFAULT_ACL {
+                self.default_acl = Some(value.clone());
+                continue;
+            }
             let outcome = if is_private(key) { Err(Errno::OPNOTSUPP.into()) } else { set(key, value) };
             match outcome {
                 Ok(()) => {}
@@ -375,9 +410,14 @@ impl Unpacker {
     }
 }
 
-/// Attributes that steer overlayfs or only root may see: not an archive's to set.
-fn is_private(key: &[u8]) -> bool {
-    key.starts_with(b"trusted.") || key.starts_with(b"user.overlay.")
+/// Takes the attributes away that the entry does not have.
+fn undress(folder: &OwnedFd, entry: &Entry) -> io::Result<()> {
+    for (key, _) in xattrs::list(folder, b".")? {
+        if xattrs::is_portable(&key) && !entry.xattrs.iter().any(|(kept, _)| *kept == key) {
+            xattrs::remove(folder, b".", &key)?;
+        }
+    }
+    Ok(())
 }
 
 fn write_all(file: &OwnedFd, archive: &mut Archive<'_>) -> Result<(), Failure> {

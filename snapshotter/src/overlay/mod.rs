@@ -21,7 +21,8 @@ use store::Store;
 use store::record::BackendSnapshotRecord;
 
 use crate::folders::Folders;
-use crate::fs::usage;
+use crate::fs::xattrs::{OverlayPrefix, is_opaque};
+use crate::fs::{Lowers, dress_marked, usage};
 use crate::records::{self, Commit, New, Records};
 use crate::{CAPABILITY_REBASE, SnapshotError, Snapshotter, Update};
 
@@ -174,7 +175,8 @@ impl Snapshotter for Overlay {
                 let why = "not in a user namespace";
                 return Err(SnapshotError::CannotRebase { key: key.to_owned(), parent: parent.to_owned(), why });
             }
-            self.records.chain(Some(parent))?;
+            let chain = self.records.chain(Some(parent))?;
+            self.settle(key, parent, record.id, &chain)?;
         }
         let usage = self.usage_of(&record)?;
         self.folders.sync()?;
@@ -210,6 +212,20 @@ impl Snapshotter for Overlay {
 }
 
 impl Overlay {
+    /// Does to the files of a snapshot what had to wait until it is known what they stand on.
+    fn settle(&self, key: &str, parent: &str, id: u64, chain: &[u64]) -> Result<(), SnapshotError> {
+        let failed = |doing| SnapshotError::io(doing, self.folders.path(id));
+        let fs = dirs::open_fs(&self.folders.folder(id)?).map_err(failed("open"))?;
+        if is_opaque(&fs, OverlayPrefix::Trusted).map_err(failed("read"))? {
+            // Overlayfs knows opaque folders, but no opaque roots.
+            let why = "its root hides everything below";
+            return Err(SnapshotError::CannotRebase { key: key.to_owned(), parent: parent.to_owned(), why });
+        }
+        let lowers: Vec<PathBuf> = chain.iter().map(|parent| dirs::fs(&self.folders.path(*parent))).collect();
+        let below = Lowers::open(&lowers, OverlayPrefix::Trusted).map_err(failed("open the parents of"))?;
+        dress_marked(fs, &below).map_err(failed("give the parent's looks to"))
+    }
+
     fn usage_of(&self, record: &BackendSnapshotRecord) -> Result<Usage, SnapshotError> {
         match (record.usage, record.kind) {
             (Some(usage), _) => Ok(usage),
