@@ -344,7 +344,9 @@ impl Tasks {
     /// # Errors
     /// See [`TaskError`].
     pub async fn wait(&self, namespace: Namespace, request: api::WaitRequest) -> Result<api::WaitResponse, TaskError> {
-        let task = self.task(namespace, &request.container_id).await?;
+        let key = self.key(namespace, &request.container_id).await?;
+        // One that is being taken apart is as good: its end is known in a moment.
+        let task = self.inner.registry.get_or_leaving(&key).ok_or(TaskError::NoTask { id: key.id })?;
         let message = shim::WaitRequest { id: request.container_id, exec_id: request.exec_id };
         match task.shim.call::<shim::WaitResponse>("Wait", &message, None).await {
             Ok(shim::WaitResponse { exit_status, exited_at }) => Ok(api::WaitResponse { exit_status, exited_at }),
@@ -368,10 +370,15 @@ impl Tasks {
 
     /// The task of a container that has a record.
     async fn task(&self, namespace: Namespace, id: &str) -> Result<Arc<Task>, TaskError> {
+        let key = self.key(namespace, id).await?;
+        self.inner.registry.get(&key).ok_or(TaskError::NoTask { id: key.id })
+    }
+
+    /// The name of a container that has a record.
+    async fn key(&self, namespace: Namespace, id: &str) -> Result<Key, TaskError> {
         let id = ContainerId::new(id).map_err(TaskError::ContainerId)?;
         self.inner.container(&namespace, &id).await?;
-        let key = Key { namespace, id };
-        self.inner.registry.get(&key).ok_or(TaskError::NoTask { id: key.id })
+        Ok(Key { namespace, id })
     }
 
     fn of_namespace(&self, namespace: &Namespace) -> Vec<Arc<Task>> {
