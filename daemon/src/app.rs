@@ -165,8 +165,7 @@ impl App {
             warn!(plugin = format!("{}.{}", row.kind, row.id), "this plugin cannot be switched off");
         }
         let bus = Bus::new();
-        let tasks =
-            Tasks::new(task_settings(&config), store.clone(), bus.clone(), tracker.clone(), stop.clone());
+        let tasks = Tasks::new(task_settings(&config), store.clone(), bus.clone(), tracker.clone(), stop.clone());
         let trigger = Trigger::default();
         let sharing = if config.isolated_content { Sharing::Isolated } else { Sharing::Shared };
         let meta = Meta::new(meta::Parts {

@@ -190,8 +190,7 @@ impl Containers {
             name: record.runtime.name.clone(),
             options: record.runtime.options.clone().map(any_to_wire),
         };
-        let event =
-            ContainerCreate { id: id.to_string(), image: record.image.clone(), runtime: Some(runtime) };
+        let event = ContainerCreate { id: id.to_string(), image: record.image.clone(), runtime: Some(runtime) };
         self.bus.publish(namespace, "/containers/create", &event);
         Ok(Container { id: id.into(), record })
     }

@@ -13,9 +13,7 @@ use model::{Labels, Namespace, labels};
 use proto::events::{NamespaceCreate, NamespaceDelete, NamespaceUpdate};
 use store::blob::{BlobStore, IngestKey};
 use store::record::NamespaceRecord;
-use store::tables::{
-    CONTAINERS, CONTENT, IMAGES, INGESTS, LEASE_RESOURCES, LEASES, NAMESPACES, SANDBOXES, SNAPSHOTS,
-};
+use store::tables::{CONTAINERS, CONTENT, IMAGES, INGESTS, LEASE_RESOURCES, LEASES, NAMESPACES, SANDBOXES, SNAPSHOTS};
 use store::{Read, Record, Store, StoreError, Table, Tx, key, key_parts, prefix};
 use tracing::warn;
 
@@ -159,8 +157,7 @@ impl Namespaces {
         let change = self.store.submit(move |tx| {
             let key = key(&[updated.as_str()])?;
             let stored = tx.get(&NAMESPACES, &key)?;
-            let mut record =
-                stored.unwrap_or(NamespaceRecord { labels: Labels::new(), created_at: SystemTime::now() });
+            let mut record = stored.unwrap_or(NamespaceRecord { labels: Labels::new(), created_at: SystemTime::now() });
             match which {
                 LabelChange::All => record.labels = sent,
                 LabelChange::Keys(keys) => {

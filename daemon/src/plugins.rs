@@ -87,7 +87,8 @@ pub fn rows(config: &Config, drivers: &[Driver]) -> Vec<Plugin> {
     const GRPC: &str = "io.containerd.grpc.v1";
     const INTERNAL: &str = "io.containerd.internal.v1";
 
-    let mut rows = vec![Plugin::new(CONTENT, "content", &[]).export("root", crate::home::content(&config.root).display())];
+    let mut rows =
+        vec![Plugin::new(CONTENT, "content", &[]).export("root", crate::home::content(&config.root).display())];
     for driver in drivers {
         let mut row = Plugin::new(SNAPSHOTTER, &driver.name, &[]).on_this_platform();
         row.capabilities.clone_from(&driver.capabilities);
@@ -99,7 +100,8 @@ pub fn rows(config: &Config, drivers: &[Driver]) -> Vec<Plugin> {
     let engine = if config.engine == crate::config::Engine::Redb { "redb" } else { "sled" };
     let gc = &config.gc;
     rows.extend([
-        Plugin::new(METADATA, engine, &[CONTENT, SNAPSHOTTER]).export("policy", if config.isolated_content { "isolated" } else { "shared" }),
+        Plugin::new(METADATA, engine, &[CONTENT, SNAPSHOTTER])
+            .export("policy", if config.isolated_content { "isolated" } else { "shared" }),
         Plugin::new(DIFFER, "walking", &[METADATA]).on_this_platform(),
         Plugin::new(EVENT, "exchange", &[]),
         Plugin::new(GC, "scheduler", &[METADATA])
@@ -143,8 +145,7 @@ mod tests {
 
     #[test]
     fn clients_find_what_they_look_for() {
-        let driver =
-            Driver { name: "overlayfs".into(), root: Some("/r".into()), capabilities: vec!["rebase".into()] };
+        let driver = Driver { name: "overlayfs".into(), root: Some("/r".into()), capabilities: vec!["rebase".into()] };
         let rows = rows(&Config::default(), &[driver]);
         for (filter, found) in [
             ("type==io.containerd.runtime.v2", 1),

@@ -79,9 +79,8 @@ pub async fn run(address: &Path, namespace: String, topic: String) -> Result<(),
     let value = namespace.parse().map_err(|_| PublishError::Namespace { namespace })?;
     request.metadata_mut().insert(NAMESPACE_KEY, value);
     let publish = async {
-        let channel = connect(address)
-            .await
-            .map_err(|source| PublishError::Connect { address: address.to_owned(), source })?;
+        let channel =
+            connect(address).await.map_err(|source| PublishError::Connect { address: address.to_owned(), source })?;
         EventsClient::new(channel).publish(request).await.map_err(PublishError::Refused)?;
         Ok(())
     };

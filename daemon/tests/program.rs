@@ -1,4 +1,5 @@
 //! The program as an operator meets it: its command line, its log, its signals.
+#![allow(clippy::unwrap_used, reason = "these are tests")]
 
 use std::io::Read as _;
 use std::os::unix::net::UnixDatagram;

@@ -6,9 +6,9 @@
 use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt};
+use model::Namespace;
 use model::error::{Classify, Kind};
 use model::id::IdError;
-use model::Namespace;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 

@@ -216,11 +216,23 @@ mod tests {
         assert_eq!(short("/grpc.health.v1.Health/Check"), "grpc.health.v1.Health/Check");
     }
 
+    /// A body that never ends.
+    struct Endless;
+
+    impl http_body::Body for Endless {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            Poll::Pending
+        }
+    }
+
     #[tokio::test]
     async fn a_request_is_in_flight_until_its_body_is_dropped() {
         let traffic = Traffic::default();
-        let mut service =
-            traffic.layer(tower::service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::empty()))));
+        let mut service = traffic
+            .layer(tower::service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::new(Endless)))));
         let response = service.call(Request::new(Body::empty())).await.unwrap();
         assert_eq!((traffic.begun(), traffic.in_flight()), (1, 1));
         drop(response);

@@ -107,9 +107,6 @@ impl wire::namespaces_server::Namespaces for Service {
     }
 
     async fn delete(&self, request: Request<wire::DeleteNamespaceRequest>) -> Result<Response<()>, Status> {
-        unscoped(request, async |wire::DeleteNamespaceRequest { name }| {
-            Ok(self.namespaces.delete(name).await?)
-        })
-        .await
+        unscoped(request, async |wire::DeleteNamespaceRequest { name }| Ok(self.namespaces.delete(name).await?)).await
     }
 }

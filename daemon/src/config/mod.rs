@@ -1,6 +1,6 @@
 //! What the daemon is told to be: containerd's configuration file in versions 2 and 3, and the flags that override it.
 //!
-//! [`file`] reads and merges files, [`schema`] knows every key and says which are honoured; here is what comes out: one value
+//! [`mod@file`] reads and merges files, [`schema`] knows every key and says which are honoured; here is what comes out: one value
 //! with types, never changed after the start. A key that is not honoured is named in a warning, a wrong value is an error that
 //! names file, key and reason.
 

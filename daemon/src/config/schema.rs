@@ -111,7 +111,10 @@ const ROWS: &[Row] = &[
     (&["plugins", SNAPSHOTTER, "mount_options"], Honoured(Type::Texts)),
     (&["plugins", "io.containerd.shim.v1.manager", "env"], Honoured(Type::Texts)),
     (&["plugins", "io.containerd.internal.v1.opt", "path"], Honoured(Type::Text)),
-    (&["plugins", "io.containerd.metadata.v1.bolt", "content_sharing_policy"], Honoured(Type::OneOf(&["", "shared", "isolated"]))),
+    (
+        &["plugins", "io.containerd.metadata.v1.bolt", "content_sharing_policy"],
+        Honoured(Type::OneOf(&["", "shared", "isolated"])),
+    ),
     (&["plugins", "io.containerd.metadata.v1.bolt", "no_sync"], Unsupported(ALWAYS_DURABLE)),
     (&["plugins", "io.containerd.service.v1.diff-service", "default"], Honoured(Type::Texts)),
     (&["plugins", "io.containerd.runtime.v2.task", "platforms"], Honoured(Type::Texts)),

@@ -137,7 +137,10 @@ fn values_that_do_not_go_together_are_refused() {
 #[test]
 fn imports_are_merged_in_order_and_read_once() {
     let (_folder, document) = load(&[
-        ("main.toml", "version = 2\nroot = '/a'\ndisabled_plugins = ['x']\nimports = ['conf.d/*.toml', 'main.toml']\n[debug]\nlevel='warn'"),
+        (
+            "main.toml",
+            "version = 2\nroot = '/a'\ndisabled_plugins = ['x']\nimports = ['conf.d/*.toml', 'main.toml']\n[debug]\nlevel='warn'",
+        ),
         ("conf.d/1.toml", "version = 2\nroot = '/b'\ndisabled_plugins = ['y']\n[debug]\nformat='json'"),
         ("conf.d/2.toml", "version = 3\nroot = '/c'\nimports = ['../other']"),
         ("conf.d/2.txt", "not read"),

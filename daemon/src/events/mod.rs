@@ -73,7 +73,9 @@ impl Classify for EventError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Ended {
     /// The subscriber did not keep up, and events after the last one it got are lost to it.
-    #[error("subscriber too slow: more than {MAX_QUEUED} events or {MAX_QUEUED_BYTES} bytes were waiting, later events are lost")]
+    #[error(
+        "subscriber too slow: more than {MAX_QUEUED} events or {MAX_QUEUED_BYTES} bytes were waiting, later events are lost"
+    )]
     TooSlow,
     /// The daemon stops.
     #[error("daemon is stopping")]
@@ -224,8 +226,7 @@ pub fn check_topic(topic: &str) -> Result<(), EventError> {
         return Err(EventError::Topic { topic: topic.chars().take(MAX_TOPIC_BYTES).collect() });
     };
     for component in rest.split('/') {
-        model::id::check(component)
-            .map_err(|source| EventError::TopicComponent { topic: topic.to_owned(), source })?;
+        model::id::check(component).map_err(|source| EventError::TopicComponent { topic: topic.to_owned(), source })?;
     }
     Ok(())
 }

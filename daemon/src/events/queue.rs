@@ -38,7 +38,8 @@ impl Queue {
         if state.ended.is_some() {
             return false;
         }
-        if state.waiting.len() >= self.max_events || (state.bytes + size > self.max_bytes && !state.waiting.is_empty()) {
+        if state.waiting.len() >= self.max_events || (state.bytes + size > self.max_bytes && !state.waiting.is_empty())
+        {
             state.ended = Some(Ended::TooSlow);
         } else {
             state.bytes += size;

@@ -70,7 +70,7 @@ fn forwarded_envelopes_are_checked() {
         ("topic", Envelope { topic: "/tasks//exit".into(), ..good.clone() }),
         ("topic", Envelope { topic: "/tasks/".into(), ..good.clone() }),
         ("timestamp", Envelope { timestamp: None, ..good.clone() }),
-        ("event", Envelope { event: None, ..good.clone() }),
+        ("event", Envelope { event: None, ..good }),
     ] {
         let refused = bus.forward(bad).unwrap_err();
         assert_eq!(refused.kind(), Kind::InvalidArgument);

@@ -62,7 +62,10 @@ async fn changes_are_told_with_namespace_topic_and_payload() {
     assert_eq!(event.type_url, "containerd.events.ContainerCreate");
     let payload: ContainerCreate = proto::any::unpack(&event).unwrap().unwrap();
     let runtime = payload.runtime.unwrap();
-    assert_eq!((payload.id, payload.image, runtime.name, runtime.options), ("c".into(), "i".into(), "r".into(), Some(exit("o"))));
+    assert_eq!(
+        (payload.id, payload.image, runtime.name, runtime.options),
+        ("c".into(), "i".into(), "r".into(), Some(exit("o")))
+    );
     let third = next(&mut events).await;
     let payload: ContainerDelete = proto::any::unpack(&third.event.unwrap()).unwrap().unwrap();
     assert_eq!((third.topic, payload.id), ("/containers/delete".into(), "c".into()));

@@ -37,9 +37,8 @@ async fn plugins_can_be_filtered() {
 #[tokio::test]
 async fn the_uuid_outlives_a_restart() {
     let server = Server::start().await;
-    let ask = async |server: &Server| {
-        IntrospectionClient::new(server.channel.clone()).server(()).await.unwrap().into_inner()
-    };
+    let ask =
+        async |server: &Server| IntrospectionClient::new(server.channel.clone()).server(()).await.unwrap().into_inner();
     let first = ask(&server).await;
     assert_eq!(first.pid, u64::from(std::process::id()));
     assert!(first.pidns > 0 && first.deprecations.is_empty());
@@ -64,5 +63,9 @@ async fn plugin_info_of_what_is_there_and_what_is_not() {
     let other = proto::any::pack(&proto::types::Descriptor::default());
     refused(ask(kind, id, Some(other)).await, Code::InvalidArgument, "containerd.types.Descriptor");
     let runtime = RuntimeRequest { runtime_path: "/nonexistent/shim".into(), options: None };
-    refused(ask(kind, id, Some(proto::any::pack(&runtime))).await, Code::Unknown, "/nonexistent/shim\" binary not installed");
+    refused(
+        ask(kind, id, Some(proto::any::pack(&runtime))).await,
+        Code::Unknown,
+        "/nonexistent/shim\" binary not installed",
+    );
 }

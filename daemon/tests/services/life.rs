@@ -15,10 +15,7 @@ use crate::server::{Server, config, refused};
 async fn sockets_and_folders_have_their_modes_and_sockets_go() {
     let server = Server::start().await;
     let mode = |name: &str| std::fs::metadata(server.path(name)).unwrap().permissions().mode() & 0o777;
-    assert_eq!(
-        [mode("g.sock"), mode("g.sock.ttrpc"), mode("root"), mode("state")],
-        [0o660, 0o660, 0o700, 0o711]
-    );
+    assert_eq!([mode("g.sock"), mode("g.sock.ttrpc"), mode("root"), mode("state")], [0o660, 0o660, 0o700, 0o711]);
     let uid = std::fs::metadata(server.path("g.sock")).unwrap().uid();
     assert_eq!(uid, nix::unistd::geteuid().as_raw());
     let folder = server.stop().await;

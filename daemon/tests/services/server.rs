@@ -12,15 +12,15 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 /// A daemon that ends with this value.
-pub struct Server {
+pub(crate) struct Server {
     folder: TempDir,
     stop: CancellationToken,
     running: Option<JoinHandle<Result<(), String>>>,
-    pub channel: Channel,
+    pub(crate) channel: Channel,
 }
 
 /// A configuration that keeps everything in `folder`.
-pub fn config(folder: &Path) -> Config {
+pub(crate) fn config(folder: &Path) -> Config {
     let flags = Overrides {
         address: Some(folder.join("g.sock")),
         root: Some(folder.join("root")),
@@ -39,11 +39,11 @@ pub fn config(folder: &Path) -> Config {
 }
 
 impl Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_in(tempfile::tempdir().unwrap()).await
     }
 
-    pub async fn start_in(folder: TempDir) -> Self {
+    pub(crate) async fn start_in(folder: TempDir) -> Self {
         let config = config(folder.path());
         let address = config.grpc.socket.address.clone();
         let stop = CancellationToken::new();
@@ -61,19 +61,19 @@ impl Server {
         Self { folder, stop, running: Some(running), channel }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Tells it to stop and waits until it has.
-    pub async fn stop(mut self) -> TempDir {
+    pub(crate) async fn stop(mut self) -> TempDir {
         self.stop.cancel();
         let running = self.running.take().expect("it is stopped once");
         running.await.unwrap().unwrap();
         std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
     }
 
-    pub fn begin_stop(&self) {
+    pub(crate) fn begin_stop(&self) {
         self.stop.cancel();
     }
 }
@@ -85,20 +85,20 @@ impl Drop for Server {
 }
 
 /// A request in the namespace `namespace`.
-pub fn of<T>(namespace: &str, message: T) -> Request<T> {
+pub(crate) fn of<T>(namespace: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("containerd-namespace", AsciiMetadataValue::try_from(namespace).unwrap());
     request
 }
 
 /// A request in the namespace `default`.
-pub fn plain<T>(message: T) -> Request<T> {
+pub(crate) fn plain<T>(message: T) -> Request<T> {
     of("default", message)
 }
 
 /// Checks that an answer is a failure of this kind, with these words in its text.
 #[track_caller]
-pub fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, words: &str) {
+pub(crate) fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, words: &str) {
     match answer {
         Ok(answer) => panic!("expected {code:?} {words:?}, got {answer:?}"),
         Err(status) => {
