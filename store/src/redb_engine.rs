@@ -1,10 +1,15 @@
 //! redb behind the seam: one file, one transaction per group, kept open from `apply` to `flush`.
+//!
+//! A file that redb was killed while making has no magic number yet and does not open; so it is made under another name.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 
-use redb::{Database, DatabaseError, ReadableDatabase, TableDefinition, TableError, TableHandle, WriteTransaction};
+use redb::{
+    Builder, Database, DatabaseError, ReadableDatabase, TableDefinition, TableError, TableHandle, WriteTransaction,
+};
 
 use crate::atomic::sync_dir;
 use crate::engine::{Batch, MetaStore, Pair, Span};
@@ -31,13 +36,13 @@ pub(crate) struct RedbEngine {
 impl RedbEngine {
     pub(crate) fn open(home: &Path) -> Result<Self, EngineError> {
         let path = home.join("meta.redb");
-        let database = match Database::builder().set_cache_size(CACHE_BYTES).create(&path) {
+        if !path.exists() {
+            make(home, &path)?;
+        }
+        let database = match builder().open(&path) {
             Err(DatabaseError::DatabaseAlreadyOpen) => return Err(EngineError::Locked),
             opened => opened.during("opening redb")?,
         };
-        let io = |source| EngineError::Io { what: "syncing redb's folder", source };
-        File::open(&path).and_then(|file| file.sync_all()).map_err(io)?;
-        sync_dir(home).map_err(io)?;
         Ok(Self { database, open: Mutex::new(None) })
     }
 
@@ -102,6 +107,25 @@ impl MetaStore for RedbEngine {
         let open = self.open.lock().expect(UNPOISONED).take();
         open.map_or(Ok(()), |transaction| transaction.commit().during("committing to redb"))
     }
+}
+
+/// Makes an empty database. It gets its name when it is whole: one that redb was killed while making it would not open.
+fn make(home: &Path, path: &Path) -> Result<(), EngineError> {
+    let io = |source| EngineError::Io { what: "making a redb database", source };
+    let unfinished = home.join("meta.redb.unfinished");
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    drop(builder().create(&unfinished).during("making a redb database")?);
+    File::open(&unfinished).and_then(|file| file.sync_all()).map_err(io)?;
+    fs::rename(&unfinished, path).and_then(|()| sync_dir(home)).map_err(io)
+}
+
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
 }
 
 fn definition(name: &'static str) -> Definition {

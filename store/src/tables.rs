@@ -1,4 +1,4 @@
-//! Every table there is, and what its keys consist of ([`crate::key`]).
+//! Every table there is, and what its keys consist of ([`crate::key()`]).
 
 use crate::record::{
     BackendSnapshotRecord, ContainerRecord, ContentRecord, IdentityRecord, ImageRecord, IngestRecord, LeaseRecord,

@@ -267,3 +267,18 @@ fn a_half_written_snapshot_of_sled_is_removed() {
     assert_eq!(get(&store), Some(7));
     assert!(!half.exists());
 }
+
+/// What is left when redb is killed while it makes its file, under the name that is given to whole ones only.
+#[test]
+fn a_half_made_file_of_redb_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { engine: Engine::Redb, ..Options::default() };
+    fs::create_dir(dir.path().join("redb")).unwrap();
+    let half = dir.path().join("redb/meta.redb.unfinished");
+    fs::write(&half, vec![0; 5000]).unwrap();
+    let store = Store::open(dir.path(), options).unwrap();
+    put(&store, 7).wait().unwrap();
+    drop(store);
+    assert!(!half.exists());
+    assert_eq!(get(&Store::open(dir.path(), options).unwrap()), Some(7));
+}
