@@ -70,9 +70,16 @@ impl Bundle {
             fs::set_permissions(&self.path, fs::Permissions::from_mode(0o710))
                 .map_err(BundleError::at("chmod", &self.path))?;
         }
-        // One that was left belongs to a task that no longer is.
-        remove_tree(&self.work)?;
-        fs::DirBuilder::new().mode(0o700).create(&self.work).map_err(BundleError::at("make", &self.work))?;
+        let make_work = || fs::DirBuilder::new().mode(0o700).create(&self.work);
+        match make_work() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // It belongs to a task that no longer is.
+                remove_tree(&self.work)?;
+                make_work()
+            }
+            made => made,
+        }
+        .map_err(BundleError::at("make", &self.work))?;
         let link = self.path.join("work");
         std::os::unix::fs::symlink(&self.work, &link).map_err(BundleError::at("make", &link))?;
         let fifo = self.path.join(LOG_FILE);
@@ -106,10 +113,14 @@ impl Bundle {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             renamed => {
                 renamed.map_err(BundleError::at("rename", &self.path))?;
-                remove_tree(&hidden)?;
+                // That nothing is mounted there was seen above, and the table of mounts is long on a busy machine.
+                fs::remove_dir_all(&hidden).map_err(BundleError::at("remove", &hidden))?;
             }
         }
-        remove_tree(&self.work)
+        match fs::remove_dir(&self.work) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => remove_tree(&self.work),
+            _ => Ok(()),
+        }
     }
 }
 

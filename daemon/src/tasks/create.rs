@@ -1,7 +1,8 @@
 //! Making a task: all or nothing.
 //!
-//! [`Attempt`] owns what was made so far: the id, the folder, the shim. Dropping it, because a step failed or because the
-//! client went away, undoes all of it in reverse order, in the background if need be; the id stays taken until that is done.
+//! [`Attempt`] owns what was made so far: the id, the folder, the shim. When a step fails or the client goes away, all of it is
+//! undone in reverse order, and the id stays taken until that is done. An attempt runs on its own, not in the client's request: a step
+//! that is under way when the client goes away is finished first, so that nothing comes into being behind the back of the undoing.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use proto::prost_types::Any;
 use proto::task::v3::{ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, ShutdownRequest};
 use proto::types::{Descriptor, Mount};
 use tokio::runtime::Handle;
-use tracing::{debug, info, warn};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, info, warn};
 
 use super::bundle::Bundle;
 use super::error::{LaunchError, TaskError};
@@ -82,26 +84,19 @@ impl Inner {
             blocking::run(move || runtime::resolve(&name, &path, &settings)).await.map_err(LaunchError::from)?;
         let options = request.options.clone().or_else(|| container.runtime.options.map(super::service::to_wire));
 
-        let mut attempt = Attempt::new(self.clone(), reservation, runtime.binary.clone());
-        match attempt.make(spec, &runtime, options, request).await {
-            Ok(pid) => {
-                let task = attempt.commit(pid);
-                info!(ns = %task.key.namespace, container = %task.key.id, pid, "task created");
-                self.spawn(self.clone().watch(task));
-                Ok(pid)
-            }
-            Err(error) => {
-                attempt.undo().await;
-                Err(error)
-            }
-        }
+        let attempt = Attempt::new(self.clone(), reservation, runtime.binary.clone());
+        let gone = CancellationToken::new();
+        // Dropped together with the request.
+        let _here = gone.clone().drop_guard();
+        let attempting = self.tracker.spawn(attempt.run(spec, runtime, options, request, gone).in_current_span());
+        attempting.await.map_err(|_| TaskError::Stopping)?
     }
 }
 
 /// A task in the making.
 struct Attempt {
     inner: Arc<Inner>,
-    /// Where to undo it, even if this is dropped outside of the runtime.
+    /// Where to undo it if this is dropped.
     runtime: Handle,
     /// `None` once it is committed or being undone.
     parts: Option<Parts>,
@@ -128,25 +123,48 @@ impl Attempt {
         Self { inner, runtime: Handle::current(), parts: Some(parts) }
     }
 
+    /// Makes the task, or nothing.
+    async fn run(
+        mut self,
+        spec: Vec<u8>,
+        runtime: Runtime,
+        options: Option<Any>,
+        request: CreateTask,
+        gone: CancellationToken,
+    ) -> Result<Pid, TaskError> {
+        match self.make(spec, &runtime, options, request, &gone).await {
+            Ok(pid) => {
+                let inner = self.inner.clone();
+                let task = self.commit(pid);
+                info!(ns = %task.key.namespace, container = %task.key.id, pid, "task created");
+                inner.spawn(inner.clone().watch(task));
+                Ok(pid)
+            }
+            Err(error) => {
+                if let Some(parts) = self.parts.take() {
+                    parts.undo(self.inner.clone()).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
     async fn make(
         &mut self,
         spec: Vec<u8>,
         runtime: &Runtime,
         options: Option<Any>,
         request: CreateTask,
+        gone: &CancellationToken,
     ) -> Result<Pid, TaskError> {
         let inner = self.inner.clone();
         let parts = self.parts.as_mut().expect("it is neither committed nor undone yet");
         let key = parts.reservation.key().clone();
 
-        // Ours from before the first file is made: if the client goes away meanwhile, it is made in full and then removed.
-        parts.has_bundle = true;
         let (bundle, binary) = (parts.bundle.clone(), parts.binary.clone());
-        if let Err(error) = blocking::run(move || bundle.create(&spec, &binary)).await {
-            // It left nothing, or found what is not ours.
-            parts.has_bundle = false;
-            return Err(LaunchError::from(error).into());
-        }
+        // If this fails, it left nothing, or found what is not ours.
+        blocking::run(move || bundle.create(&spec, &binary)).await.map_err(LaunchError::from)?;
+        parts.has_bundle = true;
         parts.log = inner.copy_log(&key, &parts.bundle);
         parts.may_run = true;
         let shim = inner.launcher.launch(&key, &parts.bundle, runtime, options.as_ref()).await?;
@@ -167,6 +185,7 @@ impl Attempt {
         let (created, downgraded) = tokio::select! {
             answer = shim.first_call::<CreateTaskResponse>("Create", &message, limit) => answer,
             error = never_ready(shim, &key, runtime, inner.settings.timeouts.start) => (Err(error), Downgraded(false)),
+            () = gone.cancelled() => return Err(TaskError::Gone),
         };
         match created {
             Ok(response) => {
@@ -194,21 +213,12 @@ impl Attempt {
         parts.reservation.commit(task.clone());
         task
     }
-
-    /// Undoes it and waits for that. If the waiting is given up, it is undone all the same.
-    async fn undo(mut self) {
-        if let Some(parts) = self.parts.take() {
-            let undoing = self.inner.tracker.spawn(parts.undo(self.inner.clone()));
-            // It cannot panic without having said so.
-            let _ = undoing.await;
-        }
-    }
 }
 
+/// Only if it panicked.
 impl Drop for Attempt {
     fn drop(&mut self) {
         if let Some(parts) = self.parts.take() {
-            debug!(container = %parts.reservation.key().id, "the client went away, undoing its task");
             self.inner.tracker.spawn_on(parts.undo(self.inner.clone()), &self.runtime);
         }
     }

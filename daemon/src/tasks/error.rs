@@ -85,6 +85,9 @@ pub enum TaskError {
         /// The part.
         what: &'static str,
     },
+    /// The client went away while its task was being made.
+    #[error("the client went away")]
+    Gone,
     /// The daemon is about to end.
     #[error("daemon is stopping")]
     Stopping,
@@ -102,6 +105,7 @@ impl Classify for TaskError {
             Self::CreateLost { .. } => Kind::Unknown,
             Self::Runtime(error) => error.kind(),
             Self::Unserved { .. } => Kind::Unimplemented,
+            Self::Gone => Kind::Canceled,
             Self::Stopping => Kind::Unavailable,
         }
     }

@@ -40,6 +40,7 @@ use super::runtime::{Runtime, RuntimeKind};
 use super::settings::Settings;
 use super::shim::{NEWEST_VERSION, OLDEST_VERSION, Shim};
 use crate::blocking;
+use crate::limits;
 use crate::ttrpc::Client;
 
 /// Tells gantry-shim under which number it finds the socket that it is to serve.
@@ -362,13 +363,15 @@ fn spawn_with_socket(mut command: Command, listener: OwnedFd, bundle: &Path) -> 
     // What it says before it has its own log, a panic for one, goes there too. Without a reader it gets an error, not a wait.
     let log = fs::OpenOptions::new().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(bundle.join(LOG_FILE))?;
     // The command holds our copies until it is dropped; were ours left open, connecting to a dead shim would succeed.
-    command
+    let child = command
         .current_dir(bundle)
         .stdin(Stdio::from(listener))
         .stdout(Stdio::null())
         .stderr(Stdio::from(log))
         .env(LISTEN_FD_VARIABLE, "0")
-        .spawn()
+        .spawn()?;
+    limits::restore_for_child(child.id());
+    Ok(child)
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
+use crate::limits;
+
 /// How much of each output of a command is kept; the rest is read and dropped.
 const MAX_OUTPUT_BYTES: usize = 256 << 10;
 
@@ -64,6 +66,7 @@ pub(super) async fn run(mut command: Command, input: &[u8], limit: Duration) -> 
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
     command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
     let mut child = command.spawn()?;
+    limits::restore_for_child(child.id());
     let (stdout, stderr) = (Kept::default(), Kept::default());
     let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let feed = async {

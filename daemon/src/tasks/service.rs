@@ -22,7 +22,7 @@ use store::record::ContainerRecord;
 use store::{Read, Store, key, tables};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::{Instrument, debug, warn};
 
 use super::adopt::Recovery;
 use super::create::CreateTask;
@@ -181,7 +181,7 @@ impl Tasks {
     /// If the future is dropped, the deletion goes on.
     pub async fn delete(&self, namespace: Namespace, id: &str) -> Result<api::DeleteResponse, TaskError> {
         let task = self.task(namespace, id).await?;
-        let deleting = self.inner.tracker.spawn(self.inner.clone().delete(task));
+        let deleting = self.inner.tracker.spawn(self.inner.clone().delete(task).in_current_span());
         let response = deleting.await.map_err(|_| TaskError::Stopping)??;
         Ok(deleted(id, response))
     }

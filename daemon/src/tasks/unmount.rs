@@ -10,6 +10,9 @@ use nix::mount::{MntFlags, umount2};
 /// How often the table of mounts is read anew while there still are mounts.
 const ROUNDS: usize = 8;
 
+/// The usual size of the table of mounts, so that it is read at once.
+const TABLE_BYTES: usize = 64 << 10;
+
 /// Unmounts everything at or below `folder`, the last mounted first. Mounts that are busy are detached: they vanish from
 /// here at once, and altogether when their last user is gone.
 ///
@@ -34,7 +37,9 @@ pub(super) fn unmount_below(folder: &Path) -> io::Result<()> {
 
 /// Where something is mounted at or below `folder`, in the order of mounting.
 pub(super) fn mounts_below(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let table = fs::read("/proc/self/mountinfo")?;
+    use std::io::Read;
+    let mut table = Vec::with_capacity(TABLE_BYTES);
+    fs::File::open("/proc/self/mountinfo")?.read_to_end(&mut table)?;
     Ok(points(&table).filter(|point| point.starts_with(folder)).collect())
 }
 
