@@ -14,6 +14,7 @@ pub mod events;
 pub mod gc;
 pub mod home;
 pub mod images;
+pub mod limits;
 pub mod meta;
 pub mod mounts;
 pub mod namespaces;

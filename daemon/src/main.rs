@@ -9,7 +9,7 @@ use daemon::api::version;
 use daemon::app::App;
 use daemon::args::{Args, Command, DEFAULT_FILE, Which};
 use daemon::config::{Config, Document, Format, Overrides};
-use daemon::{publish, signals};
+use daemon::{limits, publish, signals};
 use tracing::warn;
 
 /// How long work that nobody waits for may hold up the end of the process.
@@ -68,6 +68,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
     for warning in config.document.warnings() {
         warn!(file = %warning.file.display(), key = warning.key, reason = warning.reason, "configuration key ignored");
     }
+    limits::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
     let served = runtime.block_on(async {
         let app = App::open(config).await?;

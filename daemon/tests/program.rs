@@ -157,3 +157,19 @@ fn the_second_daemon_says_why_it_ends() {
     assert_eq!(code, Some(1));
     assert!(log.contains("another daemon uses") && log.contains("root"), "{log}");
 }
+
+#[test]
+fn the_limit_of_open_files_is_raised_as_far_as_it_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let supervisor = Supervisor::listen(&path);
+    let daemon = gantryd(folder.path());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -Sn 256 && exec \"$0\" \"$@\""]).arg(daemon.get_program()).args(daemon.get_args());
+    let running = Running::start(shell.env("NOTIFY_SOCKET", &path));
+    assert_eq!(supervisor.hear(), "READY=1");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", running.0.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let numbers: Vec<_> = line.split_whitespace().skip(3).take(2).collect();
+    assert!(numbers[0] == numbers[1] && numbers[0] != "256", "{line}");
+}
