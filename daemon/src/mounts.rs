@@ -270,7 +270,13 @@ impl Place {
         if Path::new(relative).components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
             return Err(outside());
         }
-        let root = openat2(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::empty());
+        let root = openat2(
+            CWD,
+            root,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::empty(),
+        );
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let found = root.and_then(|root| openat2(root.as_fd(), relative, flags, Mode::empty(), ResolveFlags::IN_ROOT));
         let found = found.map_err(|error| MountError::Folder { path: target.into(), source: error.into() })?;
@@ -338,8 +344,14 @@ mod tests {
     fn options_are_flags_or_for_the_filesystem() {
         let read = |all: &[&str]| options("overlay", &all.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>());
         let read = |all: &[&str]| read(all).ok().map(|options| (options.flags, options.data.join(",")));
-        assert_eq!(read(&["ro", "rbind"]), Some((MsFlags::MS_RDONLY | MsFlags::MS_BIND | MsFlags::MS_REC, String::new())));
-        assert_eq!(read(&["ro", "rw", "", "index=off", "lowerdir=/a:/b"]), Some((MsFlags::empty(), "index=off,lowerdir=/a:/b".into())));
+        assert_eq!(
+            read(&["ro", "rbind"]),
+            Some((MsFlags::MS_RDONLY | MsFlags::MS_BIND | MsFlags::MS_REC, String::new()))
+        );
+        assert_eq!(
+            read(&["ro", "rw", "", "index=off", "lowerdir=/a:/b"]),
+            Some((MsFlags::empty(), "index=off,lowerdir=/a:/b".into()))
+        );
         assert_eq!(read(&["loop"]), None);
         assert_eq!(read(&["uidmap=0:1:1"]), None);
     }

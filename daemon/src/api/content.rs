@@ -9,6 +9,7 @@ use model::filter::Filters;
 use proto::bytes::Bytes;
 use proto::convert::time;
 use proto::services::content::v1 as wire;
+use store::blob::BlobReader;
 use tonic::{Request, Response, Status, Streaming};
 use wire::WriteAction;
 
@@ -137,35 +138,35 @@ impl wire::content_server::Content for Service {
     async fn read(&self, request: Request<wire::ReadContentRequest>) -> Result<Response<Self::ReadStream>, Status> {
         server_stream(request, async |scope, wire::ReadContentRequest { digest, offset, size }| {
             let (meta, digest) = (self.meta.clone(), digest_from_wire(&digest)?);
-            let blob = blocking::run(move || meta.content_reader(&scope.namespace, digest)).await?;
-            // A negative offset is the beginning.
-            let from = u64::try_from(offset).unwrap_or(0);
-            if from > blob.size() {
-                return Err(ContentError::ReadPastEnd { size: blob.size() }.into());
-            }
-            let rest = blob.size() - from;
-            let length = u64::try_from(size).ok().filter(|size| *size > 0).map_or(rest, |size| size.min(rest));
-            let blob = Arc::new(blob);
-            // What has been sent; offsets on the wire are relative to the beginning of the read.
-            Ok(stream::try_unfold(0_u64, move |sent| {
-                let blob = Arc::clone(&blob);
+            // Clients read a piece per call, so the first one comes along with the opening.
+            let opened = blocking::run(move || {
+                let blob = meta.content_reader(&scope.namespace, digest)?;
+                // A negative offset is the beginning.
+                let from = u64::try_from(offset).unwrap_or(0);
+                if from > blob.size() {
+                    return Err(ContentError::ReadPastEnd { size: blob.size() }.into());
+                }
+                let rest = blob.size() - from;
+                let length = u64::try_from(size).ok().filter(|size| *size > 0).map_or(rest, |size| size.min(rest));
+                let reading = Reading { blob: Arc::new(blob), from, length };
+                let first = reading.chunk(0)?;
+                Ok::<_, Failure>((reading, first))
+            });
+            let (reading, first) = opened.await?;
+            Ok(stream::try_unfold((0, Some(first)), move |(sent, ready)| {
+                let reading = reading.clone();
                 async move {
-                    let wanted = usize::try_from(length - sent).unwrap_or(READ_CHUNK).min(READ_CHUNK);
-                    if wanted == 0 {
-                        return Ok(None);
-                    }
-                    let data = blocking::run(move || {
-                        let mut data = vec![0; wanted];
-                        let got = blob.read_at(&mut data, from + sent)?;
-                        data.truncate(got);
-                        Ok::<_, Failure>(data)
-                    });
-                    let data = Bytes::from(data.await?);
+                    let data = match ready {
+                        Some(data) => data,
+                        None if sent < reading.length => blocking::run(move || reading.chunk(sent)).await?,
+                        None => return Ok(None),
+                    };
                     if data.is_empty() {
                         return Ok(None);
                     }
                     let next = sent + data.len() as u64;
-                    Ok(Some((wire::ReadContentResponse { offset: size_to_wire(sent), data }, next)))
+                    // Offsets on the wire are relative to the beginning of the read.
+                    Ok(Some((wire::ReadContentResponse { offset: size_to_wire(sent), data }, (next, None))))
                 }
             }))
         })
@@ -208,6 +209,27 @@ impl wire::content_server::Content for Service {
             Ok(blocking::run(move || meta.abort_ingest(scope, &r#ref)).await?)
         })
         .await
+    }
+}
+
+/// A part of a blob that is being read.
+#[derive(Clone)]
+struct Reading {
+    blob: Arc<BlobReader>,
+    /// Where the part begins.
+    from: u64,
+    /// How long it is.
+    length: u64,
+}
+
+impl Reading {
+    /// The next chunk after `sent` bytes of the part. It blocks.
+    fn chunk(&self, sent: u64) -> Result<Bytes, Failure> {
+        let wanted = usize::try_from(self.length - sent).unwrap_or(READ_CHUNK).min(READ_CHUNK);
+        let mut data = vec![0; wanted];
+        let got = self.blob.read_at(&mut data, self.from + sent)?;
+        data.truncate(got);
+        Ok(Bytes::from(data))
     }
 }
 
@@ -313,8 +335,7 @@ fn step(
     let wire::WriteContentRequest { action, r#ref, total, expected, offset, data, labels } = message;
     let action = WriteAction::try_from(action).map_err(|_| ContentError::Action { action })?;
     let (total, offset) = (size_from_wire(total, "total")?, size_from_wire(offset, "offset")?);
-    let expected =
-        if expected.is_empty() { None } else { Some(digest_from_wire(&expected)?) };
+    let expected = if expected.is_empty() { None } else { Some(digest_from_wire(&expected)?) };
     let writer = match writer {
         Some(writer) => {
             writer.expect(total, expected)?;

@@ -45,9 +45,8 @@ impl wire::diff_server::Diff for Service {
             let layer = diff.ok_or(Nothing)?.try_into()?;
             let durability = if sync_fs { Durability::Synced } else { Durability::Later };
             let (meta, place) = (self.meta.clone(), self.mounts.clone());
-            let applied = blocking::run(move || {
-                meta.apply_layer(&scope, &layer, &mount::from_wire(mounts), durability, &place)
-            });
+            let applied =
+                blocking::run(move || meta.apply_layer(&scope, &layer, &mount::from_wire(mounts), durability, &place));
             Ok(wire::ApplyResponse { applied: Some(applied.await?.into()) })
         })
         .await

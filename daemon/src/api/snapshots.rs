@@ -137,10 +137,7 @@ impl wire::snapshots_server::Snapshots for Service {
 
     type ListStream = Reply<wire::ListSnapshotsResponse>;
 
-    async fn list(
-        &self,
-        request: Request<wire::ListSnapshotsRequest>,
-    ) -> Result<Response<Self::ListStream>, Status> {
+    async fn list(&self, request: Request<wire::ListSnapshotsRequest>) -> Result<Response<Self::ListStream>, Status> {
         server_stream(request, async |scope, wire::ListSnapshotsRequest { snapshotter, filters }| {
             let meta = self.meta.clone();
             let filters = meta.snapshot_filters(&snapshotter, &filters)?;
@@ -150,9 +147,10 @@ impl wire::snapshots_server::Snapshots for Service {
                     let page =
                         meta.snapshots_page(&scope.namespace, &snapshotter, &filters, after.as_deref(), LIST_BATCH);
                     let (message, last) = match page {
-                        Ok((infos, last)) => {
-                            (Ok(wire::ListSnapshotsResponse { info: infos.into_iter().map(Into::into).collect() }), last)
-                        }
+                        Ok((infos, last)) => (
+                            Ok(wire::ListSnapshotsResponse { info: infos.into_iter().map(Into::into).collect() }),
+                            last,
+                        ),
                         Err(error) => (Err(Failure::from(error)), None),
                     };
                     let empty = message.as_ref().is_ok_and(|message| message.info.is_empty());

@@ -217,9 +217,8 @@ mod tests {
     #[test]
     fn conditional_references_are_read() {
         let read = |value| reference("containerd.io/gc.cond.snapshot.s/x", value);
-        let hold = |any: &[UsedWithin]| {
-            Some(Reference::HoldsIf { snapshot: Node::snapshot("s", "a|b"), any: any.to_vec() })
-        };
+        let hold =
+            |any: &[UsedWithin]| Some(Reference::HoldsIf { snapshot: Node::snapshot("s", "a|b"), any: any.to_vec() });
         assert_eq!(read("usedat<1h30m|a|b"), hold(&[UsedWithin::Less(Duration::from_secs(5400))]));
         assert_eq!(
             read("usedat>1.5s,other<2h,usedat<300ms|a|b"),

@@ -151,7 +151,8 @@ impl<'a> Graph<'a> {
                 }
             }
         }
-        let needs = objects.iter().map(|object| object.needs.iter().filter_map(|node| places.get(node).copied()).collect());
+        let needs =
+            objects.iter().map(|object| object.needs.iter().filter_map(|node| places.get(node).copied()).collect());
         Self { needs: needs.collect(), labels, waiting, places }
     }
 }

@@ -22,11 +22,11 @@ use tracing::{debug, warn};
 use super::mark::mark;
 use super::node::{Node, Object};
 use super::schedule::Loose;
+use crate::meta::Meta;
 use crate::meta::barrier::Barrier;
 use crate::meta::content::{ContentError, blob_name, write::ingest_name};
 use crate::meta::leases::{self, LeaseError};
-use crate::meta::snapshots::{self, SnapshotName, backend_name};
-use crate::meta::Meta;
+use crate::meta::snapshots::{self, SnapshotName, SnapshotsError, backend_name};
 
 /// How many records one transaction removes: few enough that nobody waits long for it.
 const BATCH: usize = 200;
@@ -67,6 +67,9 @@ pub enum GcError {
     /// An upload cannot be removed.
     #[error("cannot collect content")]
     Content(#[from] ContentError),
+    /// An interrupted commit cannot be settled.
+    #[error("cannot settle an interrupted commit")]
+    Commit(#[from] SnapshotsError),
     /// A driver failed.
     #[error("cannot collect snapshots of {snapshotter}")]
     Driver {
@@ -84,6 +87,7 @@ impl Classify for GcError {
             Self::Lease(error) => error.kind(),
             Self::Blob(error) => error.kind(),
             Self::Content(error) => error.kind(),
+            Self::Commit(error) => error.kind(),
             Self::Driver { source, .. } => source.kind(),
         }
     }
@@ -95,6 +99,10 @@ impl Classify for GcError {
 /// The store, the blobs or a driver failed.
 pub fn collect(meta: &Meta, mut loose: Loose, found: Found) -> Result<Report, GcError> {
     let mut removed = 0;
+    if found == Found::Everything {
+        // First, since what a driver has of them is not on record yet.
+        meta.settle_commits()?;
+    }
     {
         let _watch = Watch::start(meta)?;
         let namespaces = meta.inner.store.read().keys(&tables::NAMESPACES, &store::prefix(&[])?)?;

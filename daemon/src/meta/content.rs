@@ -11,8 +11,8 @@ use std::time::SystemTime;
 
 use model::filter::{Fields, Filters, label_field};
 use model::{Digest, Labels, Namespace, labels};
-use proto::events as wire;
 use prost_types::FieldMask;
+use proto::events as wire;
 use store::blob::BlobReader;
 use store::record::ContentRecord;
 use store::{Read, tables};

@@ -10,8 +10,8 @@ use proto::services::images::v1 as wire;
 use store::record::ImageRecord;
 use store::{Read, StoreError, tables};
 
-use super::leases::{self, LeaseError, Resource};
 use super::Meta;
+use super::leases::{self, LeaseError, Resource};
 use crate::api::Scope;
 use crate::gc::labels::EXPIRE;
 use crate::gc::node::Node;

@@ -11,8 +11,8 @@ use model::{Digest, Labels, Namespace};
 use store::record::{LeaseRecord, LeaseResourceRecord};
 use store::{Read, StoreError, Tx, tables};
 
-use super::barrier::Barrier;
 use super::Meta;
+use super::barrier::Barrier;
 use crate::api::Scope;
 use crate::gc::node::Node;
 use crate::namespaces;
@@ -100,7 +100,9 @@ impl Classify for LeaseError {
         match self {
             Self::NotFound { .. } | Self::NoSuchScope => Kind::NotFound,
             Self::AlreadyExists { .. } => Kind::AlreadyExists,
-            Self::Labels(_) | Self::Filter(_) | Self::ContentId { .. } | Self::Malformed { .. } => Kind::InvalidArgument,
+            Self::Labels(_) | Self::Filter(_) | Self::ContentId { .. } | Self::Malformed { .. } => {
+                Kind::InvalidArgument
+            }
             Self::Unsupported { .. } => Kind::Unimplemented,
             Self::Store(error) => error.kind(),
         }
@@ -308,7 +310,12 @@ pub(crate) fn resources(read: &impl Read, namespace: &Namespace, id: &str) -> Re
 }
 
 /// Lets the lease of the caller, if there is one, hold something. Whether there is one.
-pub(crate) fn attach(tx: &mut Tx<'_>, barrier: &Barrier, scope: &Scope, resource: &Resource) -> Result<bool, LeaseError> {
+pub(crate) fn attach(
+    tx: &mut Tx<'_>,
+    barrier: &Barrier,
+    scope: &Scope,
+    resource: &Resource,
+) -> Result<bool, LeaseError> {
     let Some(lease) = &scope.lease else { return Ok(false) };
     existing(tx, &scope.namespace, lease).map_err(|error| match error {
         LeaseError::NotFound { .. } => LeaseError::NoSuchScope,

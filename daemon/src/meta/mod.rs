@@ -29,7 +29,7 @@ use crate::gc::schedule::Trigger;
 use barrier::Barrier;
 use busy::Busy;
 use content::{Sessions, Sharing};
-use snapshots::Numbers;
+use snapshots::{Interrupted, Numbers};
 
 /// The snapshot drivers, by name.
 pub type Drivers = BTreeMap<String, Arc<dyn Snapshotter>>;
@@ -67,13 +67,17 @@ pub(crate) struct Inner {
     pub(crate) busy: Arc<Busy>,
     pub(crate) numbers: Numbers,
     pub(crate) sessions: Sessions,
+    pub(crate) interrupted: Interrupted,
 }
 
 impl Meta {
-    /// Puts the parts together.
+    /// Puts the parts together, before anything is served: what an earlier process left undone is told from what is under way
+    /// by being there now. The first collection settles it.
     pub fn new(parts: Parts) -> Self {
         let Parts { store, blobs, sharing, drivers, bus, trigger } = parts;
+        let interrupted = Interrupted::find(&store);
         let inner = Inner {
+            interrupted,
             store,
             blobs,
             sharing,

@@ -22,8 +22,8 @@ use model::filter::{Fields, FilterError, Filters, label_field};
 use model::labels;
 use model::snapshot::{SnapshotInfo, SnapshotKind, Usage};
 use model::{Labels, Mount, Namespace};
-use proto::events as wire;
 use prost_types::FieldMask;
+use proto::events as wire;
 use snapshotter::{LabelMask, Snapshotter, Update};
 use store::record::{Present, SnapshotRecord};
 use store::{Read, StoreError, Tx, tables};
@@ -33,10 +33,11 @@ use super::{Drivers, Meta};
 use crate::api::{Scope, fields};
 use crate::gc::node::{Node, Object};
 
-pub use commit::{Commit, CommitIntent};
-pub(crate) use commit::is_under_way as is_committing;
 #[cfg(test)]
 pub(crate) use commit::INTENTS;
+pub(crate) use commit::Interrupted;
+pub(crate) use commit::is_under_way as is_committing;
+pub use commit::{Commit, CommitIntent};
 pub use error::SnapshotsError;
 pub(crate) use prepare::backend_name;
 pub use prepare::{Access, Prepare};
@@ -304,8 +305,7 @@ impl Meta {
             Ok::<_, SnapshotsError>((name, record))
         })?;
         self.inner.trigger.changed();
-        let update =
-            Update { name: record.backend_key.clone(), labels: inherited(&record.labels), mask: labels_mask };
+        let update = Update { name: record.backend_key.clone(), labels: inherited(&record.labels), mask: labels_mask };
         Ok(merged(driver.update(&update)?, &name.key, &record))
     }
 

@@ -261,8 +261,7 @@ impl Meta {
             return Ok(true);
         }
         // Collection may have removed the record in a change that is not on disk yet: only a change of our own can tell.
-        let (scope, barrier, resource) =
-            (scope.clone(), self.inner.barrier.clone(), Resource::Content(digest.clone()));
+        let (scope, barrier, resource) = (scope.clone(), self.inner.barrier.clone(), Resource::Content(digest.clone()));
         self.inner.store.write(move |tx| {
             let there = tx.contains(&tables::CONTENT, &key)?;
             if there {

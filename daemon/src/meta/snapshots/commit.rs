@@ -1,17 +1,20 @@
 //! Committing: an active snapshot becomes a committed one under another name.
 //!
 //! The driver and the records cannot change in one step. So the intent is recorded first, with the driver's name for the result;
-//! after a crash [`Meta::settle_commits`] asks the driver whether it has that, and finishes or forgets.
+//! after a crash [`Meta::settle_commits`] asks the driver whether it has that, and finishes or forgets. Until then the active
+//! snapshot counts as being committed.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use model::error::Classify;
 use model::labels;
 use model::snapshot::SnapshotKind;
 use model::{Labels, Namespace};
 use proto::events as wire;
 use snapshotter::SnapshotError;
 use store::record::{Present, SnapshotRecord};
-use store::{Read, Record, StoreError, Table, Tx, tables};
+use store::{Read, Record, Store, StoreError, Table, Tx, tables};
 
 use super::{SnapshotName, SnapshotsError, backend_name, driver, existing, forget, inherited, put, touched};
 use crate::api::Scope;
@@ -133,32 +136,61 @@ impl Meta {
         Ok(())
     }
 
-    /// Finishes or forgets the commits that a crash interrupted. To be called once, before requests are served.
+    /// Finishes or forgets the commits that an earlier process left undone.
     ///
     /// # Errors
-    /// A driver or the store cannot be read.
-    pub fn settle_commits(&self) -> Result<(), SnapshotsError> {
-        for (key, intent) in self.inner.store.read().scan(&INTENTS, &store::prefix(&[])?)? {
-            let Some(active) = active_of(&key) else { continue };
-            let Ok(driver) = driver(&self.inner.drivers, &active.snapshotter) else {
-                // Its driver is not configured now; the intent waits for it.
-                continue;
-            };
-            let committed = match driver.stat(&intent.backend_key) {
-                Ok(_) => true,
-                Err(SnapshotError::NotFound { .. }) => false,
-                Err(error) => return Err(error.into()),
-            };
-            tracing::info!(ns = %active.namespace, snapshot = %active.key, committed, "settling an interrupted commit");
-            self.inner.store.write(move |tx| {
-                if committed {
-                    finish(tx, &active, intent).map(drop)
-                } else {
-                    Ok(drop_intent(tx, &active, &intent)?)
-                }
-            })?;
+    /// A driver or the store cannot be read; what is not settled is tried again by the next call.
+    pub(crate) fn settle_commits(&self) -> Result<(), SnapshotsError> {
+        while let Some(key) = self.inner.interrupted.last() {
+            if let Some(active) = active_of(&key) {
+                self.settle_commit(active)?;
+            }
+            self.inner.interrupted.settled(&key);
         }
         Ok(())
+    }
+
+    fn settle_commit(&self, active: SnapshotName) -> Result<(), SnapshotsError> {
+        let Some(intent) = self.inner.store.read().get(&INTENTS, &active.record_key()?)? else { return Ok(()) };
+        let Ok(driver) = driver(&self.inner.drivers, &active.snapshotter) else {
+            // Its driver is not configured now; the intent waits for it.
+            return Ok(());
+        };
+        let committed = match driver.stat(&intent.backend_key) {
+            Ok(_) => true,
+            Err(SnapshotError::NotFound { .. }) => false,
+            Err(error) => return Err(error.into()),
+        };
+        tracing::info!(ns = %active.namespace, snapshot = %active.key, committed, "settling an interrupted commit");
+        self.inner.store.write(move |tx| {
+            if committed { finish(tx, &active, intent).map(drop) } else { Ok(drop_intent(tx, &active, &intent)?) }
+        })
+    }
+}
+
+/// The commits that an earlier process left undone, by the keys of their intents.
+#[derive(Debug, Default)]
+pub(crate) struct Interrupted {
+    keys: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Interrupted {
+    /// Every intent that there is now.
+    pub(crate) fn find(store: &Store) -> Self {
+        let keys = store.read().keys(&INTENTS, b"").unwrap_or_else(|error| {
+            // Whoever reads the store next says so to somebody who can act.
+            tracing::error!(error = error.wire_message(), "interrupted commits cannot be read");
+            Vec::new()
+        });
+        Self { keys: Mutex::new(keys) }
+    }
+
+    fn last(&self) -> Option<Vec<u8>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).last().cloned()
+    }
+
+    fn settled(&self, key: &[u8]) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).retain(|one| one != key);
     }
 }
 

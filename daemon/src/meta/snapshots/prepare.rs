@@ -117,12 +117,7 @@ impl Meta {
     }
 
     /// The driver's name for a parent, which must be committed.
-    fn committed_parent(
-        &self,
-        read: &impl Read,
-        name: &SnapshotName,
-        parent: &str,
-    ) -> Result<String, SnapshotsError> {
+    fn committed_parent(&self, read: &impl Read, name: &SnapshotName, parent: &str) -> Result<String, SnapshotsError> {
         let missing = || SnapshotsError::ParentMissing { parent: parent.to_owned() };
         let record = read.get(&tables::SNAPSHOTS, &name.sibling(parent).record_key()?)?.ok_or_else(missing)?;
         match record.kind {

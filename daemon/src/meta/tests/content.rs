@@ -98,9 +98,8 @@ async fn reads_are_cut_into_chunks() {
         }
         assert!(got == expected, "{offset} {length}");
     }
-    let read = |digest: &Digest, offset| {
-        DEFAULT.request(ReadContentRequest { digest: digest.to_string(), offset, size: 0 })
-    };
+    let read =
+        |digest: &Digest, offset| DEFAULT.request(ReadContentRequest { digest: digest.to_string(), offset, size: 0 });
     refused(rig.content().read(read(&digest, size + 1)).await.map(drop), Code::OutOfRange, "read past object length");
     refused(rig.content().read(read(&Digest::sha256(b"no"), 0)).await.map(drop), Code::NotFound, "not found");
     let elsewhere = ReadContentRequest { digest: digest.to_string(), ..Default::default() };

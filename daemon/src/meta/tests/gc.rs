@@ -64,7 +64,10 @@ async fn an_image_holds_its_tree_until_it_is_deleted() {
     let rig = Rig::new();
     let layer = rig.put(DEFAULT, b"layer", &[]).await.unwrap();
     let config = rig.put(DEFAULT, b"config", &[("containerd.io/gc.ref.snapshot.native", "top")]).await.unwrap();
-    let refs = [("containerd.io/gc.ref.content.config", config.as_str()), ("containerd.io/gc.ref.content.l.0", layer.as_str())];
+    let refs = [
+        ("containerd.io/gc.ref.content.config", config.as_str()),
+        ("containerd.io/gc.ref.content.l.0", layer.as_str()),
+    ];
     let manifest = rig.put(DEFAULT, b"manifest", &refs).await.unwrap();
     let loose = rig.put(DEFAULT, b"loose", &[]).await.unwrap();
     rig.layer("base", "", &[]).await;

@@ -6,7 +6,12 @@ use proto::types::Descriptor;
 use super::*;
 
 fn target(size: i64, media_type: &str) -> Descriptor {
-    Descriptor { media_type: media_type.into(), digest: Digest::sha256(b"m").to_string(), size, annotations: Labels::new() }
+    Descriptor {
+        media_type: media_type.into(),
+        digest: Digest::sha256(b"m").to_string(),
+        size,
+        annotations: Labels::new(),
+    }
 }
 
 fn image(name: &str, pairs: &[(&str, &str)]) -> Image {

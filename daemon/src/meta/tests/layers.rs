@@ -132,7 +132,8 @@ async fn what_cannot_be_done_is_refused_by_name() {
 async fn a_layer_that_is_there_gets_the_labels_it_lacks() {
     let rig = Rig::new();
     let right = rig.mounts("rw", "").await;
-    let make = |pairs: &[(&str, &str)]| DiffRequest { right: right.clone(), labels: labels(pairs), ..Default::default() };
+    let make =
+        |pairs: &[(&str, &str)]| DiffRequest { right: right.clone(), labels: labels(pairs), ..Default::default() };
     let first = rig.make(make(&[("a", "1")])).await.unwrap();
     let second = rig.make(make(&[("a", "2"), ("containerd.io/gc.root", "1")])).await.unwrap();
     assert_eq!(first.digest, second.digest);

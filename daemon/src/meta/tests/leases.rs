@@ -1,5 +1,6 @@
 use proto::services::leases::v1::{
-    AddResourceRequest, CreateRequest, DeleteRequest, DeleteResourceRequest, ListRequest, ListResourcesRequest, Resource,
+    AddResourceRequest, CreateRequest, DeleteRequest, DeleteResourceRequest, ListRequest, ListResourcesRequest,
+    Resource,
 };
 
 use super::*;
@@ -100,7 +101,8 @@ async fn the_lease_of_the_metadata_holds_what_is_made() {
     let held = Call::with_lease("l");
     let digest = rig.put(held, b"x", &[]).await.unwrap();
     rig.snapshots().prepare(held.request(prepare)).await.unwrap();
-    let message = WriteContentRequest { r#ref: "half".into(), data: b"h".as_slice().into(), action: 1, ..Default::default() };
+    let message =
+        WriteContentRequest { r#ref: "half".into(), data: b"h".as_slice().into(), action: 1, ..Default::default() };
     rig.write(held, vec![message]).await.1.unwrap();
     let listed = leases.list_resources(held.request(ListResourcesRequest { id: "l".into() })).await.unwrap();
     let mut listed: Vec<_> = listed.into_inner().resources.into_iter().map(|r| (r.r#type, r.id)).collect();

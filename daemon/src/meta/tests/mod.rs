@@ -86,7 +86,6 @@ impl Rig {
         let bus = Bus::new();
         let parts = Parts { store, blobs, sharing, drivers, bus: bus.clone(), trigger: schedule::Trigger::default() };
         let meta = Meta::new(parts);
-        meta.settle_commits().unwrap();
         Self { meta, bus, stop: CancellationToken::new(), dir }
     }
 

@@ -5,7 +5,7 @@ use store::record::SnapshotRecord;
 use store::{Read, tables};
 
 use super::*;
-use crate::meta::snapshots::{CommitIntent, SnapshotName};
+use crate::meta::snapshots::{CommitIntent, SnapshotName, SnapshotsError};
 
 fn name(key: &str) -> SnapshotName {
     SnapshotName { namespace: DEFAULT.namespace(), snapshotter: NATIVE.into(), key: key.into() }
@@ -19,6 +19,7 @@ async fn crash_in_commit(driver_committed: bool) -> Rig {
         let prepare = proto::services::snapshots::v1::PrepareSnapshotRequest {
             snapshotter: NATIVE.into(),
             key: "active".into(),
+            labels: labels(&[("containerd.io/gc.root", "1")]),
             ..Default::default()
         };
         rig.snapshots().prepare(DEFAULT.request(prepare)).await.unwrap();
@@ -28,17 +29,13 @@ async fn crash_in_commit(driver_committed: bool) -> Rig {
             name: "layer".into(),
             backend_key: "default/999/layer".into(),
             parent: None,
-            labels: labels(&[("l", "1")]),
+            labels: labels(&[("l", "1"), ("containerd.io/gc.root", "1")]),
         };
         if driver_committed {
             let driver = &rig.meta.inner.drivers[NATIVE];
             driver.commit(&intent.backend_key, &record.backend_key, &Labels::new(), None).unwrap();
         }
-        rig.meta
-            .inner
-            .store
-            .write(move |tx| tx.put(&crate::meta::snapshots::INTENTS, &key, &intent))
-            .unwrap();
+        rig.meta.inner.store.write(move |tx| tx.put(&crate::meta::snapshots::INTENTS, &key, &intent)).unwrap();
     }
     Rig::open(dir, Sharing::Shared)
 }
@@ -46,8 +43,16 @@ async fn crash_in_commit(driver_committed: bool) -> Rig {
 #[tokio::test]
 async fn a_commit_that_the_driver_made_is_finished() {
     let rig = crash_in_commit(true).await;
+    // Until it is settled nobody can take it away.
+    let scope = || api::Scope { namespace: DEFAULT.namespace(), lease: None };
+    let removed = rig.meta.remove_snapshot(scope(), name("active"));
+    assert!(matches!(removed, Err(SnapshotsError::Committing { .. })), "{removed:?}");
+    rig.collect().await;
     let layer = rig.meta.snapshot(&name("layer")).unwrap();
-    assert_eq!((layer.kind, layer.labels), (model::snapshot::SnapshotKind::Committed, labels(&[("l", "1")])));
+    assert_eq!(
+        (layer.kind, layer.labels),
+        (model::snapshot::SnapshotKind::Committed, labels(&[("l", "1"), ("containerd.io/gc.root", "1")]))
+    );
     assert!(rig.meta.snapshot(&name("active")).is_err());
     assert_eq!(rig.meta.inner.store.read().count(&crate::meta::snapshots::INTENTS, b"").unwrap(), 0);
 }
@@ -55,6 +60,7 @@ async fn a_commit_that_the_driver_made_is_finished() {
 #[tokio::test]
 async fn a_commit_that_the_driver_did_not_make_is_forgotten() {
     let rig = crash_in_commit(false).await;
+    rig.collect().await;
     assert!(rig.meta.snapshot(&name("layer")).is_err());
     assert_eq!(rig.meta.snapshot(&name("active")).unwrap().kind, model::snapshot::SnapshotKind::Active);
     rig.meta.remove_snapshot(api::Scope { namespace: DEFAULT.namespace(), lease: None }, name("active")).unwrap();
@@ -102,6 +108,9 @@ async fn everything_is_there_after_a_restart() {
     rig.collect().await;
     assert!(rig.has_blob(&digest));
     let statuses = rig.meta.ingest_statuses(&DEFAULT.namespace(), &[]).unwrap();
-    assert_eq!(statuses.iter().map(|status| (status.reference.as_str(), status.offset)).collect::<Vec<_>>(), [("half", 4)]);
+    assert_eq!(
+        statuses.iter().map(|status| (status.reference.as_str(), status.offset)).collect::<Vec<_>>(),
+        [("half", 4)]
+    );
     assert!(rig.dir.path().exists());
 }

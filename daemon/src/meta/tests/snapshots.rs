@@ -31,8 +31,12 @@ impl Rig {
     }
 
     async fn view(&self, key: &str, parent: &str) -> Result<(), Status> {
-        let request =
-            ViewSnapshotRequest { snapshotter: NATIVE.into(), key: key.into(), parent: parent.into(), labels: Labels::new() };
+        let request = ViewSnapshotRequest {
+            snapshotter: NATIVE.into(),
+            key: key.into(),
+            parent: parent.into(),
+            labels: Labels::new(),
+        };
         self.snapshots().view(DEFAULT.request(request)).await.map(drop)
     }
 

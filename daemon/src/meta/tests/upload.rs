@@ -114,7 +114,10 @@ async fn bad_messages_end_the_session_with_their_code() {
         (vec![WriteContentRequest { action: 7, ..stat() }], Code::InvalidArgument, "unknown write action 7"),
         (vec![WriteContentRequest { offset: -1, ..stat() }], Code::InvalidArgument, "negative"),
         (
-            vec![WriteContentRequest { labels: labels(&[("k", &"v".repeat(4096))]), ..message(WriteAction::Commit, 0, b"a") }],
+            vec![WriteContentRequest {
+                labels: labels(&[("k", &"v".repeat(4096))]),
+                ..message(WriteAction::Commit, 0, b"a")
+            }],
             Code::InvalidArgument,
             "maximum size",
         ),
@@ -129,7 +132,9 @@ async fn bad_messages_end_the_session_with_their_code() {
 #[tokio::test]
 async fn what_was_written_is_kept_and_resumed() {
     let rig = Rig::new();
-    let (_, end) = rig.write(DEFAULT, vec![WriteContentRequest { total: 6, ..stat() }, message(WriteAction::Write, 0, b"abc")]).await;
+    let (_, end) = rig
+        .write(DEFAULT, vec![WriteContentRequest { total: 6, ..stat() }, message(WriteAction::Write, 0, b"abc")])
+        .await;
     end.unwrap();
     let kept = status(&rig, "r").await.unwrap();
     assert_eq!((kept.r#ref.as_str(), kept.offset, kept.total), ("r", 3, 6));
@@ -138,7 +143,8 @@ async fn what_was_written_is_kept_and_resumed() {
         assert_eq!(rig.content().list_statuses(list(filter)).await.unwrap().into_inner().statuses.len(), count);
     }
     // A failed commit keeps it too.
-    let wrong = WriteContentRequest { expected: Digest::sha256(b"no").to_string(), ..message(WriteAction::Commit, 3, b"") };
+    let wrong =
+        WriteContentRequest { expected: Digest::sha256(b"no").to_string(), ..message(WriteAction::Commit, 3, b"") };
     refused(rig.write(DEFAULT, vec![wrong]).await.1, Code::FailedPrecondition, "unexpected commit digest");
 
     let (answers, end) = rig.write(DEFAULT, vec![stat(), message(WriteAction::Commit, 3, b"def")]).await;
@@ -260,7 +266,10 @@ async fn a_shared_upload_keeps_the_blob_it_counts_on() {
     let expecting = |message| WriteContentRequest { expected: digest.to_string(), ..message };
     rig.write(OTHER, vec![expecting(stat())]).await.1.unwrap();
     let kept = rig.content().status(OTHER.request(StatusRequest { r#ref: "r".into() })).await.unwrap().into_inner();
-    assert_eq!(kept.status.map(|status| (status.offset, status.total, status.expected)), Some((12, 12, digest.to_string())));
+    assert_eq!(
+        kept.status.map(|status| (status.offset, status.total, status.expected)),
+        Some((12, 12, digest.to_string()))
+    );
     // The only namespace that has it loses it.
     rig.collect().await;
     assert!(rig.meta.content(&DEFAULT.namespace(), digest.clone()).is_err());
@@ -280,10 +289,9 @@ async fn an_abort_ends_the_session_and_removes_what_was_written() {
 
     let mut session = Session::open(&rig, DEFAULT).await;
     session.say(message(WriteAction::Write, 0, b"abc")).await.unwrap();
-    let (aborted, answer) = tokio::join!(
-        async { rig.content().abort(abort()).await },
-        async { session.answers.next().await.expect("the session is told") }
-    );
+    let (aborted, answer) = tokio::join!(async { rig.content().abort(abort()).await }, async {
+        session.answers.next().await.expect("the session is told")
+    });
     aborted.unwrap();
     refused(answer, Code::Cancelled, "ref r was aborted");
     assert_eq!(rig.write(DEFAULT, vec![stat()]).await.0[0].offset, 0);
