@@ -23,6 +23,7 @@ mod error;
 mod external;
 mod invocation;
 mod process;
+pub mod seccomp;
 mod settings;
 mod spawn;
 pub mod sys;

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::cgroup::{self, Mode, ROOT};
+use crate::seccomp;
 
 /// The fields of an OCI spec that the built-in runtime cannot honour, by their JSON path (`linux.seccomp`). Empty: it
 /// can run this spec. Otherwise `create` refuses it, and a caller that did not ask for the built-in runtime by name may
@@ -20,7 +21,9 @@ pub fn unsupported(spec: &Value) -> Vec<String> {
     refuse("process.selinuxLabel", at("/process/selinuxLabel").is_some());
     refuse("linux.mountLabel", at("/linux/mountLabel").is_some());
     refuse("process.apparmorProfile", at("/process/apparmorProfile").is_some_and(|_| !apparmor_enabled()));
-    refuse("linux.seccomp", at("/linux/seccomp").is_some());
+    refuse("linux.seccomp", seccomp::compile(at("/linux/seccomp")).is_err());
+    // They run in the container, possibly a program of the image, before our workload has dropped the capabilities.
+    refuse("hooks.startContainer", at("/hooks/startContainer").is_some());
     refuse("linux.intelRdt", at("/linux/intelRdt").is_some());
     refuse("linux.personality.flags", at("/linux/personality/flags").is_some());
     refuse("linux.namespaces[user]", has_user_namespace(spec));

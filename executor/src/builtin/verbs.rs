@@ -24,6 +24,7 @@ use super::refuse::unsupported;
 use super::workload::Workload;
 use crate::ProcessId;
 use crate::cgroup::{Cgroup, CgroupError, ROOT};
+use crate::seccomp;
 
 /// How long processes may take to stop in the freezer; one in uninterruptible sleep may never.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
@@ -110,7 +111,7 @@ impl Context<'_> {
         if fs::symlink_metadata(rootfs.join("dev")).is_ok_and(|meta| meta.is_symlink()) {
             return refused("/dev of the root filesystem is a symbolic link");
         }
-        let workload = self.workload(spec.get("process").unwrap_or(&Value::Null), true)?;
+        let workload = self.workload(&spec, spec.get("process").unwrap_or(&Value::Null), true)?;
         let warnings = bundle::adapt_spec(&mut spec, id);
         self.warn(&warnings);
         fs::create_dir_all(&self.global.root).map_err(io("state root"))?;
@@ -163,7 +164,7 @@ impl Context<'_> {
     }
 
     /// Everything our part of the init must know, from a `process` of spec or exec.
-    fn workload(&self, process: &Value, is_init: bool) -> Result<Workload, VerbError> {
+    fn workload(&self, spec: &Value, process: &Value, is_init: bool) -> Result<Workload, VerbError> {
         let (mut capabilities, unknown) = Capabilities::from_spec(process.get("capabilities"));
         let missing =
             capabilities.restrict().map_err(|errno| VerbError::Io { what: "capabilities", source: errno.into() })?;
@@ -174,11 +175,21 @@ impl Context<'_> {
             self.log
                 .line("warning", &format!("capabilities not available here and not granted: {}", missing.join(", ")));
         }
+        let filter = match seccomp::compile(spec.pointer("/linux/seccomp")) {
+            Ok(None) => None,
+            Ok(Some((program, unknown))) => {
+                for name in unknown {
+                    self.log.line("warning", &format!("seccomp: call {name} is not known, its rule is not in force"));
+                }
+                Some(program)
+            }
+            Err(error) => return refused(chain(&error)),
+        };
         let side =
             |name: &str| process.get("consoleSize")?.get(name)?.as_u64().and_then(|side| u16::try_from(side).ok());
         let console = side("height").zip(side("width")).filter(|size| *size != (0, 0));
         let cwd = process.get("cwd").and_then(Value::as_str).filter(|cwd| !cwd.is_empty()).unwrap_or("/");
-        Ok(Workload { capabilities, cwd: PathBuf::from(cwd), console, is_init })
+        Ok(Workload { capabilities, cwd: PathBuf::from(cwd), filter, console, is_init })
     }
 
     /// A session keyring of the container's own, so that it does not hold the keys of whoever started us.
@@ -282,7 +293,8 @@ impl Context<'_> {
         if !fields.is_empty() {
             return refused(format!("the built-in runtime does not support {}", fields.join(", ")));
         }
-        let workload = self.workload(&process, false)?;
+        let spec = bundle::read(&home.view().join("config.json")).map_err(VerbError::Refused)?;
+        let workload = self.workload(&spec, &process, false)?;
         let Some(object) = process.as_object_mut() else { return refused("process is not a JSON object") };
         let warnings = bundle::adapt_process(object);
         self.warn(&warnings);

@@ -21,6 +21,7 @@ use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
 
 use super::caps::Capabilities;
 use super::log::WORKLOAD;
+use crate::seccomp::Program;
 
 /// Said when the working folder turns out to be one of the host's.
 const BREAKOUT: &str =
@@ -31,6 +32,8 @@ const BREAKOUT: &str =
 pub(super) struct Workload {
     pub(super) capabilities: Capabilities,
     pub(super) cwd: PathBuf,
+    /// Loaded before the program is executed.
+    pub(super) filter: Option<Program>,
     /// Height and width of the terminal.
     pub(super) console: Option<(u16, u16)>,
     /// Whether this is the container's init: its errors after `start` have no other reader than its own stderr.
@@ -110,8 +113,21 @@ impl Workload {
         let argv: Vec<CString> = arguments.iter().map(|word| string(word.as_bytes())).collect();
         let environment = environment(spec);
         let path = string(program.as_os_str().as_bytes());
+        // Loading needs CAP_SYS_ADMIN or `no_new_privs`. With the latter it is the last step, so that the profile need
+        // not allow what dropping capabilities takes.
+        let has_no_new_privileges = rustix::thread::no_new_privs().unwrap_or(false);
+        let filter = |when: bool| match &self.filter {
+            Some(filter) if when == has_no_new_privileges => crate::sys::load_seccomp(filter),
+            _ => Ok(()),
+        };
+        if let Err(errno) = filter(false) {
+            return format!("load seccomp filter: {errno}");
+        }
         if let Err(errno) = self.capabilities.apply() {
             return format!("apply capabilities: {errno}");
+        }
+        if let Err(errno) = filter(true) {
+            return format!("load seccomp filter: {errno}");
         }
         match nix::unistd::execve(&path, &argv, &environment) {
             Ok(never) => match never {},

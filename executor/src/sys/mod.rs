@@ -41,3 +41,35 @@ pub(crate) fn mount_set_read_only(mount: std::os::fd::BorrowedFd<'_>) -> nix::Re
     };
     Errno::result(result).map(drop)
 }
+
+/// Gives every signal its default action, as a container's process expects it: actions that are "ignore" and blocked signals
+/// would outlive `execve`.
+pub(crate) fn default_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: no handler is installed, only the default action. That it is refused for SIGKILL, SIGSTOP and the two that
+        // the C library keeps for itself changes nothing.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Puts a seccomp filter on this process and all it will execute.
+pub(crate) fn load_seccomp(program: &crate::seccomp::Program) -> nix::Result<()> {
+    #[repr(C)]
+    struct Filter {
+        length: u16,
+        instructions: *const crate::seccomp::Instruction,
+    }
+    let length = u16::try_from(program.instructions.len()).map_err(|_| Errno::E2BIG)?;
+    let filter = Filter { length, instructions: program.instructions.as_ptr() };
+    // SAFETY: `Filter` and `Instruction` have the layout of `sock_fprog` and `sock_filter`; the kernel reads `length`
+    // instructions, which outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::c_ulong::from(program.flags),
+            &raw const filter,
+        )
+    };
+    Errno::result(result).map(drop)
+}
