@@ -59,7 +59,7 @@ enum Written {
 }
 
 impl Images {
-    /// Makes sure that the namespace sees a blob; whether it had to be fetched.
+    /// Makes sure that the namespace sees a blob; whether it had to be fetched. `scope` is without a lease.
     pub(super) async fn fetch(
         &self,
         scope: &Scope,

@@ -113,6 +113,8 @@ impl Images {
             if tree.images().next().is_none() {
                 return Err(TransferError::NothingToImport);
             }
+            // Held first: what an earlier import left may be about to be collected.
+            held.hold(tree.digests()).await?;
             self.check_complete(held.scope(), &tree)?;
             let mut arrivals = Arrivals::default();
             for (blob, parents) in tree.blobs() {

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use model::Labels;
+use futures_util::future::try_join_all;
+use model::{Digest, Labels};
 
 use crate::api::Scope;
 use crate::gc::labels::EXPIRE;
 use crate::meta::Meta;
-use crate::meta::leases::LeaseError;
+use crate::meta::leases::{LeaseError, Resource, nanoseconds, random_text};
 
 /// How long a transfer is protected if the daemon dies in the middle of it.
 const LIFE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -27,9 +28,28 @@ impl Held {
             return Ok(Self { meta: meta.clone(), scope, ours: false });
         }
         let labels = Labels::from([(EXPIRE.to_owned(), rfc3339(SystemTime::now() + LIFE))]);
-        let lease = meta.create_lease(scope.namespace.clone(), String::new(), labels).await?;
-        let scope = Scope { lease: Some(lease.id), ..scope };
-        Ok(Self { meta: meta.clone(), scope, ours: true })
+        let id = format!("{}-{}", nanoseconds(), random_text(8));
+        // Before it is made: if nobody waits for that any more, it is made all the same, and has to go again.
+        let held = Self { meta: meta.clone(), scope: Scope { lease: Some(id.clone()), ..scope }, ours: true };
+        meta.create_lease(held.scope.namespace.clone(), id, labels).await?;
+        Ok(held)
+    }
+
+    /// Lets the lease hold blobs, whether or not they are here.
+    pub(super) async fn hold<'a>(&self, blobs: impl Iterator<Item = &'a Digest>) -> Result<(), LeaseError> {
+        let Some(lease) = &self.scope.lease else { return Ok(()) };
+        let one = |digest: &Digest| {
+            let resource = Resource::Content(digest.clone());
+            self.meta.add_lease_resource(self.scope.namespace.clone(), lease.clone(), resource)
+        };
+        try_join_all(blobs.map(one)).await?;
+        Ok(())
+    }
+
+    /// The scope for uploads: they outlive a transfer that fails, for the next one to go on with. Their blobs have to be held
+    /// beforehand.
+    pub(super) fn upload_scope(&self) -> Scope {
+        Scope { lease: None, ..self.scope.clone() }
     }
 
     /// The scope to work in.
@@ -57,8 +77,11 @@ impl Drop for Held {
         let (meta, namespace) = (self.meta.clone(), self.scope.namespace.clone());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                if let Err(error) = meta.delete_lease(namespace.clone(), lease.clone()).await {
-                    tracing::warn!(ns = %namespace, lease, %error, "lease of a transfer not removed; it expires");
+                match meta.delete_lease(namespace.clone(), lease.clone()).await {
+                    Ok(()) | Err(LeaseError::NotFound { .. }) => {}
+                    Err(error) => {
+                        tracing::warn!(ns = %namespace, lease, %error, "lease of a transfer not removed; it expires")
+                    }
                 }
             });
         }

@@ -47,8 +47,8 @@ impl Images {
         let name = if wanted.name.is_empty() { reference.to_string() } else { wanted.name.clone() };
         reporter.say(format!("Pulling from OCI Registry ({reference})"));
         reporter.about(&name, "fetching image content", Some(&root));
-        let tree = self.documents(held.scope(), registry, &name, resolved, wanted, reporter).await?;
-        self.blobs(held.scope(), registry, &tree, wanted, reporter).await?;
+        let tree = self.documents(&held, registry, &name, resolved, wanted, reporter).await?;
+        self.blobs(&held, registry, &tree, wanted, reporter).await?;
         self.keep(held.scope(), &tree).await?;
         for name in names::of_whole(&name, &root.digest, &wanted.references) {
             self.record(held.scope(), &name, &wanted.labels, &root).await?;
@@ -61,18 +61,19 @@ impl Images {
     /// Gets the documents of the wanted platforms.
     async fn documents(
         &self,
-        scope: &Scope,
+        held: &lease::Held,
         registry: &impl Registry,
         name: &str,
         resolved: Resolved,
         wanted: &Wanted,
         reporter: &Reporter,
     ) -> Result<Tree, TransferError> {
-        let root = resolved.descriptor.digest.clone();
+        let (scope, root) = (held.scope(), resolved.descriptor.digest.clone());
         let mut first = Some(resolved.bytes);
         let mut walk = Walk::new(name, resolved.descriptor, &wanted.platforms);
         while let Some((descriptor, parents)) = walk.next()? {
             let item = reporter.blob(&descriptor, &parents);
+            held.hold(std::iter::once(&descriptor.digest)).await?;
             let here = self.has(&scope.namespace, &descriptor.digest)?;
             let bytes = match first.take_if(|_| descriptor.digest == root) {
                 Some(bytes) => bytes,
@@ -80,8 +81,9 @@ impl Images {
                 None => resolve::child(registry, &descriptor).await?,
             };
             walk.found(&bytes)?;
-            // Also if it is here: the lease has to hold it.
-            self.write(scope, &descriptor, bytes).await?;
+            if !here {
+                self.write(scope, &descriptor, bytes).await?;
+            }
             self.note_source(scope, &descriptor.digest, registry.host(), registry.repository()).await?;
             item.done(if here { "already exists" } else { "complete" });
         }
@@ -91,13 +93,15 @@ impl Images {
     /// Fetches configs and layers, and unpacks each as soon as it is there.
     async fn blobs(
         &self,
-        scope: &Scope,
+        held: &lease::Held,
         registry: &impl Registry,
         tree: &Tree,
         wanted: &Wanted,
         reporter: &Reporter,
     ) -> Result<(), TransferError> {
         let blobs = tree.blobs();
+        held.hold(blobs.iter().map(|(blob, _)| &blob.digest)).await?;
+        let (scope, uploads) = (held.scope(), &held.upload_scope());
         let mut arrivals = Arrivals::default();
         for (blob, parents) in &blobs {
             arrivals.expect(&blob.digest, reporter.blob(blob, parents));
@@ -106,7 +110,7 @@ impl Images {
         let fetching = async {
             let one = |(blob, _): (Descriptor, Vec<String>)| async move {
                 if let Some(item) = arrivals.item(&blob.digest) {
-                    self.fetch(scope, registry, &blob, &item).await?;
+                    self.fetch(uploads, registry, &blob, &item).await?;
                 }
                 self.note_source(scope, &blob.digest, registry.host(), registry.repository()).await?;
                 arrivals.arrived(&blob.digest);

@@ -145,6 +145,16 @@ impl Tree {
         })
     }
 
+    /// All that is in it.
+    pub(super) fn digests(&self) -> impl Iterator<Item = &Digest> {
+        let manifests = self.nodes.iter().filter_map(|node| match &node.document {
+            Document::Manifest(manifest) => Some(manifest),
+            Document::Index(_) => None,
+        });
+        let blobs = manifests.flat_map(|manifest| std::iter::once(&manifest.config).chain(&manifest.layers));
+        self.nodes.iter().map(|node| &node.descriptor).chain(blobs).map(|descriptor| &descriptor.digest)
+    }
+
     /// Everything that manifests name, each once, configs before layers, with what to show it under.
     pub(super) fn blobs(&self) -> Vec<(Descriptor, Vec<String>)> {
         let mut seen: HashSet<&Digest> = HashSet::new();

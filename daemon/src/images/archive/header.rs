@@ -22,7 +22,7 @@ impl Header {
                 u64::from(if (148..156).contains(&at) { b' ' } else { *byte })
             })
             .sum();
-        if number(&block[148..156])? != sum {
+        if number(&block[148..156]) != Ok(sum) {
             return Err("it is no tar archive, or a header is damaged");
         }
         let mut name = text(&block[..100]).to_vec();

@@ -1,0 +1,17 @@
+//! Images through the transfer service: a whole daemon in a temporary folder, real registries and hostile ones.
+
+#![allow(clippy::unwrap_used, clippy::type_complexity, unreachable_pub, reason = "helpers of tests are tests")]
+
+mod archives;
+mod auth;
+mod client;
+mod fake;
+mod faults;
+mod fixtures;
+mod pull;
+mod push;
+mod registry;
+#[path = "../services/server.rs"]
+#[allow(dead_code, reason = "shared with the tests of services")]
+mod server;
+mod streams;
