@@ -1,7 +1,8 @@
 //! What every request passes: one span with method, namespace, id and duration; its failure logged once, here.
 //!
 //! A request ends when its last byte of answer was taken, when its caller went away, or when it failed; the three are told
-//! apart. How many are in flight is counted, so that a drain knows what it waits for. It must not change a request.
+//! apart. How many are in flight is counted, so that a drain knows what it waits for. It must not change a request or an answer,
+//! but for one thing: what nobody serves is named, since the router says only that it is not there.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Frame, SizeHint};
 use proto::bytes::Bytes;
 use tonic::body::Body;
@@ -81,6 +82,7 @@ where
 /// One request from its first byte to its last.
 struct Journey {
     span: Span,
+    path: String,
     counts: Arc<Counts>,
     began: Instant,
     ended: bool,
@@ -94,7 +96,7 @@ impl Journey {
         let method = short(request.uri().path());
         let ns = request.headers().get(NAMESPACE_KEY).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let span = info_span!("request", method, ns, id);
-        Self { span, counts, began: Instant::now(), ended: false }
+        Self { span, path: request.uri().path().to_owned(), counts, began: Instant::now(), ended: false }
     }
 
     /// Logs how the request ended, by the words of its severity: a broken machine is an error, foreign trouble a warning, and
@@ -150,10 +152,11 @@ where
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
         let _entered = this.journey.as_ref().map(|journey| journey.span.clone().entered());
-        let response = ready!(this.inner.as_mut().poll(context))?;
+        let mut response = ready!(this.inner.as_mut().poll(context))?;
         let journey = this.journey.take();
         Poll::Ready(Ok(match journey {
             Some(mut journey) => {
+                name_unserved(&journey.path, response.headers_mut());
                 // A failure before the first message is in the headers.
                 if let Some(status) = failure(response.headers()) {
                     journey.end(Some(&status));
@@ -197,6 +200,18 @@ impl http_body::Body for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+/// Puts a text where the router left none.
+fn name_unserved(path: &str, headers: &mut HeaderMap) {
+    let bare = headers.get("grpc-status").is_some_and(|code| code.as_bytes() == b"12")
+        && headers.get("grpc-message").is_none_or(HeaderValue::is_empty);
+    if bare && let Some((service, method)) = path.trim_start_matches('/').split_once('/')
+        // A path that cannot be a header is nothing a client would miss.
+        && let Ok(text) = HeaderValue::from_str(&format!("unknown method {method} for service {service}"))
+    {
+        headers.insert("grpc-message", text);
     }
 }
 

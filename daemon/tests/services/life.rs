@@ -51,7 +51,8 @@ async fn an_unknown_method_is_unimplemented() {
     client.ready().await.unwrap();
     let path = "/no.such.Service/Method".parse().unwrap();
     let codec = tonic_prost::ProstCodec::<(), ()>::default();
-    refused(client.unary(tonic::Request::new(()), path, codec).await, Code::Unimplemented, "");
+    let answer = client.unary(tonic::Request::new(()), path, codec).await;
+    refused(answer, Code::Unimplemented, "unknown method Method for service no.such.Service");
 }
 
 #[tokio::test]
