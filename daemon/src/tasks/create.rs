@@ -12,7 +12,10 @@ use model::error::{Classify, Kind};
 use model::task::Pid;
 use model::{ContainerId, Namespace};
 use proto::prost_types::Any;
-use proto::task::v3::{ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, ShutdownRequest};
+use proto::task::v3::{
+    ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse,
+    ShutdownRequest,
+};
 use proto::types::{Descriptor, Mount};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -74,6 +77,7 @@ impl Inner {
         if !request.task_api_address.is_empty() {
             return Err(TaskError::Unserved { what: "creating a task in the shim of task_api_address is" });
         }
+        // Containers of one sandbox could share a shim (`container.sandbox`); as long as sandboxes are not served, each has its own.
         let container = self.container(&namespace, &id).await?;
         let key = Key { namespace, id };
         let reservation = self.registry.reserve(&key).await.map_err(|_| TaskError::Exists { id: key.id.clone() })?;
@@ -228,6 +232,12 @@ impl Parts {
     async fn undo(self, inner: Arc<Inner>) {
         let Self { reservation, bundle, binary, has_bundle, may_run, shim, log } = self;
         if let Some(shim) = &shim {
+            // It may have made the task after we had given up waiting, and does not end as long as it has one.
+            let message = DeleteRequest { id: reservation.key().id.to_string(), exec_id: String::new() };
+            let limit = Some(inner.settings.timeouts.shutdown);
+            if let Err(error) = shim.call::<DeleteResponse>("Delete", &message, limit).await {
+                debug!(error = error.wire_message(), "a shim has nothing to delete");
+            }
             inner.give_up(shim, reservation.key()).await;
         }
         if may_run && let Err(error) = inner.launcher.delete(reservation.key(), &bundle, &binary).await {

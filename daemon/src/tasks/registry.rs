@@ -135,6 +135,12 @@ impl<T> Registry<T> {
             .collect()
     }
 
+    /// Whether anybody holds a reservation.
+    #[cfg(test)]
+    pub(super) fn is_busy(&self) -> bool {
+        self.table.lock().values().any(|slot| !matches!(slot, Slot::Live(_)))
+    }
+
     /// Takes this very task out of the list; nobody finds it from here on. `None` if somebody else did so before.
     pub(super) fn retire(&self, key: &Key, task: &Arc<T>) -> Option<Reservation<T>> {
         let mut slots = self.table.lock();

@@ -368,6 +368,12 @@ impl Tasks {
         Err(TaskError::Unserved { what: "checkpointing a task is" })
     }
 
+    /// Whether some task is being made or taken apart.
+    #[cfg(test)]
+    pub(super) fn is_busy(&self) -> bool {
+        self.inner.registry.is_busy()
+    }
+
     /// The task of a container that has a record.
     async fn task(&self, namespace: Namespace, id: &str) -> Result<Arc<Task>, TaskError> {
         let key = self.key(namespace, id).await?;

@@ -256,6 +256,28 @@ async fn a_restart_under_living_and_dying_containers(shim: &Path) {
     daemon.end().await;
 }
 
+async fn a_client_that_leaves_at_any_moment(shim: &Path) {
+    let Some(rig) = Rig::new(shim) else { return };
+    let daemon = rig.daemon();
+    for step in 0..12 {
+        let id = format!("left{step}");
+        let _ =
+            tokio::time::timeout(Duration::from_millis(step * 12), rig.create(&daemon, &id, "exec sleep 1000")).await;
+    }
+    // Those that were made in time stay, and nothing but those.
+    let begun = std::time::Instant::now();
+    while daemon.tasks.is_busy() {
+        assert!(begun.elapsed() < LONG, "some are still being undone");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for task in daemon.tasks.live() {
+        daemon.tasks.delete(namespace(), task.id.as_str()).await.unwrap();
+    }
+    eventually(|| rig.shims().is_empty()).await;
+    rig.assert_clean();
+    daemon.end().await;
+}
+
 async fn a_shim_that_is_killed(shim: &Path) {
     let Some(rig) = Rig::new(shim) else { return };
     let mut daemon = rig.daemon();
@@ -315,4 +337,18 @@ with_each_shim! {
     a_program_that_is_missing
     a_restart_under_living_and_dying_containers
     a_shim_that_is_killed
+    a_client_that_leaves_at_any_moment
+}
+
+#[tokio::test]
+async fn our_shim_says_what_it_is() {
+    let Some(rig) = Rig::new(&ours()) else { return };
+    let daemon = rig.daemon();
+    for runtime in ["io.containerd.runc.v2", "io.containerd.gantry.v1", rig.shim.to_str().unwrap()] {
+        let info = daemon.tasks.runtime_info(runtime, None).await.unwrap();
+        assert!(!info.name.is_empty() && !info.version.unwrap().version.is_empty(), "{runtime}");
+    }
+    let error = daemon.tasks.runtime_info("io.containerd.none.v1", None).await.unwrap_err();
+    assert!(error.to_string().contains("containerd-shim-none-v1"), "{error}");
+    daemon.end().await;
 }
