@@ -253,7 +253,7 @@ impl App {
         }
         let parts = &self.parts;
         let identity = self.home.identity()?;
-        let (images, streams) = (Images::new(parts.meta.clone(), images::Settings::default()), Streams::default());
+        let (images, streams) = (Images::new(parts.meta.clone(), image_settings(&self.config)), Streams::default());
         let introspection = api::introspection::Introspection::new(self.rows.clone(), identity, parts.tasks.clone());
         Ok(Routes::default()
             .add_service(sized!(VersionServer, api::version::Version))
@@ -394,6 +394,16 @@ fn task_settings(config: &Config) -> Settings {
             stats: limit("io.containerd.timeout.metrics.shimstats", usual.stats),
             ..usual
         },
+    }
+}
+
+/// What moving images needs to know of the configuration.
+fn image_settings(config: &Config) -> images::Settings {
+    let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    images::Settings {
+        downloads: count(config.transfer.downloads),
+        uploads: count(config.transfer.uploads),
+        ..images::Settings::default()
     }
 }
 

@@ -247,6 +247,11 @@ impl Document {
         gc.mutation_threshold = count("mutation_threshold").unwrap_or(gc.mutation_threshold);
         gc.schedule_delay = duration("schedule_delay").unwrap_or(gc.schedule_delay);
         gc.startup_delay = duration("startup_delay").unwrap_or(gc.startup_delay);
+        // Zero means the default, here too.
+        let parallel = |key| self.count(&["plugins", "io.containerd.transfer.v1.local", key]).filter(|n| *n > 0);
+        let transfer = &mut config.transfer;
+        transfer.downloads = parallel("max_concurrent_downloads").unwrap_or(transfer.downloads);
+        transfer.uploads = parallel("max_concurrent_uploaded_layers").unwrap_or(transfer.uploads);
         let overlay = self.text(&["plugins", "io.containerd.snapshotter.v1.overlayfs", "root_path"]);
         config.overlay.root_path = overlay.map(PathBuf::from);
         let options = self.value(&["plugins", "io.containerd.snapshotter.v1.overlayfs", "mount_options"]);

@@ -49,6 +49,8 @@ pub struct Config {
     pub isolated_content: bool,
     /// Garbage collection.
     pub gc: Gc,
+    /// Moving images.
+    pub transfer: Transfer,
     /// The snapshotter `overlayfs`.
     pub overlay: Overlay,
     /// How shims are started.
@@ -138,6 +140,15 @@ pub struct Gc {
     pub startup_delay: Duration,
 }
 
+/// Moving images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transfer {
+    /// Blobs that one pull fetches at a time; not 0.
+    pub downloads: u32,
+    /// Blobs that one push sends at a time; not 0.
+    pub uploads: u32,
+}
+
 /// The snapshotter `overlayfs`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Overlay {
@@ -181,6 +192,7 @@ impl Default for Config {
                 schedule_delay: Duration::ZERO,
                 startup_delay: Duration::from_millis(100),
             },
+            transfer: Transfer { downloads: 3, uploads: 3 },
             overlay: Overlay::default(),
             shims: Shims::default(),
             opt_path: "/opt/containerd".into(),

@@ -61,6 +61,7 @@ const OVERLAY: &str = "this option of the overlay snapshotter is not supported b
 
 const SCHEDULER: &str = "io.containerd.gc.v1.scheduler";
 const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1.overlayfs";
+const TRANSFER: &str = "io.containerd.transfer.v1.local";
 
 /// All keys. The first row that fits counts.
 const ROWS: &[Row] = &[
@@ -116,8 +117,10 @@ const ROWS: &[Row] = &[
         Honoured(Type::OneOf(&["", "shared", "isolated"])),
     ),
     (&["plugins", "io.containerd.metadata.v1.bolt", "no_sync"], Unsupported(ALWAYS_DURABLE)),
-    (&["plugins", "io.containerd.service.v1.diff-service", "default"], Honoured(Type::Texts)),
-    (&["plugins", "io.containerd.runtime.v2.task", "platforms"], Honoured(Type::Texts)),
+    (&["plugins", TRANSFER, "max_concurrent_downloads"], Honoured(Type::Count)),
+    (&["plugins", TRANSFER, "max_concurrent_uploaded_layers"], Honoured(Type::Count)),
+    (&["plugins", "io.containerd.service.v1.diff-service", "default"], Unsupported("there is one differ, walking")),
+    (&["plugins", "io.containerd.runtime.v2.task", "platforms"], Unsupported("it runs what this machine runs")),
     (&["plugins", "io.containerd.grpc.v1.cri", "**"], Unsupported(NO_CRI)),
     (&["plugins", "io.containerd.cri.v1.images", "**"], Unsupported(NO_CRI)),
     (&["plugins", "io.containerd.cri.v1.runtime", "**"], Unsupported(NO_CRI)),

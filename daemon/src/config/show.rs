@@ -41,6 +41,9 @@ impl Config {
         set(table, &["plugins", gc, "mutation_threshold"], count(self.gc.mutation_threshold));
         set(table, &["plugins", gc, "schedule_delay"], text(&go_duration(self.gc.schedule_delay)));
         set(table, &["plugins", gc, "startup_delay"], text(&go_duration(self.gc.startup_delay)));
+        let transfer = "io.containerd.transfer.v1.local";
+        set(table, &["plugins", transfer, "max_concurrent_downloads"], count(self.transfer.downloads.into()));
+        set(table, &["plugins", transfer, "max_concurrent_uploaded_layers"], count(self.transfer.uploads.into()));
         let root = self.overlay.root_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         set(table, &["plugins", "io.containerd.snapshotter.v1.overlayfs", "root_path"], text(&root));
         let options = texts(&self.overlay.mount_options);

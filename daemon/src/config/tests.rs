@@ -156,8 +156,9 @@ fn imports_are_merged_in_order_and_read_once() {
 #[test]
 fn what_is_dumped_can_be_read_and_says_the_same() {
     let first = config(
-        "version = 3\nroot = '/r'\n[metadata]\nengine = 'redb'\n[runtimes.'io.containerd.runc.v2']\npath = '/bin/shim'\n[plugins.'io.containerd.gc.v1.scheduler']\nschedule_delay = '1m'",
+        "version = 3\nroot = '/r'\n[metadata]\nengine = 'redb'\n[runtimes.'io.containerd.runc.v2']\npath = '/bin/shim'\n[plugins.'io.containerd.gc.v1.scheduler']\nschedule_delay = '1m'\n[plugins.'io.containerd.transfer.v1.local']\nmax_concurrent_downloads = 7",
     );
+    assert_eq!(first.transfer, Transfer { downloads: 7, uploads: 3 });
     let again = config(&first.to_toml());
     assert_eq!(again.document.warnings(), []);
     assert_eq!(Config { document: Document::default(), ..again }, Config { document: Document::default(), ..first });
