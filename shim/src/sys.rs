@@ -1,7 +1,16 @@
-//! The two calls for which no safe form exists. One call a function, as in `executor::sys`.
+//! The few calls for which no safe form exists. One call a function, as in `executor::sys`.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+/// Readable when a signal has come.
+static WAKE: OnceLock<OwnedFd> = OnceLock::new();
+/// One bit for each signal that has come and was not asked for yet.
+static CAUGHT: AtomicU64 = AtomicU64::new(0);
 
 /// Takes a descriptor that our parent passed on by its number, told in the environment.
 ///
@@ -31,4 +40,47 @@ pub(crate) fn pidfd_send_signal(pidfd: impl AsFd, signal: u32) -> io::Result<()>
     // SAFETY: the kernel reads nothing of ours: the only pointer is null, which means "as kill(2) would".
     let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// From now on, these signals are only remembered; the descriptor becomes readable when one comes.
+///
+/// A handler, not a signalfd: that needs the signals blocked, and every child would start with them blocked too.
+///
+/// # Errors
+/// The kernel refuses the descriptor or the handler.
+#[expect(unsafe_code, reason = "a handler can be installed in no other way")]
+pub(crate) fn catch_signals(signals: &[libc::c_int]) -> io::Result<&'static OwnedFd> {
+    let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+    let wake = WAKE.get_or_init(|| wake);
+    let action = nix::sys::signal::SigAction::new(
+        nix::sys::signal::SigHandler::Handler(remember),
+        nix::sys::signal::SaFlags::SA_RESTART,
+        nix::sys::signal::SigSet::empty(),
+    );
+    for signal in signals {
+        let signal = nix::sys::signal::Signal::try_from(*signal)?;
+        // SAFETY: `remember` does nothing but atomics and write(2), which are allowed in a handler, and keeps errno.
+        unsafe { nix::sys::signal::sigaction(signal, &action) }?;
+    }
+    Ok(wake)
+}
+
+/// Whether `signal` has come since it was last asked for.
+pub(crate) fn was_caught(signal: libc::c_int) -> bool {
+    let bit = bit(signal);
+    CAUGHT.fetch_and(!bit, Ordering::AcqRel) & bit != 0
+}
+
+fn bit(signal: libc::c_int) -> u64 {
+    1_u64.checked_shl(signal.unsigned_abs()).unwrap_or(0)
+}
+
+extern "C" fn remember(signal: libc::c_int) {
+    let before = nix::errno::Errno::last_raw();
+    CAUGHT.fetch_or(bit(signal), Ordering::AcqRel);
+    if let Some(wake) = WAKE.get() {
+        // Fails only when the descriptor is readable anyway.
+        let _ = rustix::io::write(wake, &1_u64.to_ne_bytes());
+    }
+    nix::errno::Errno::set_raw(before);
 }

@@ -14,7 +14,7 @@ use rustix::net::sockopt::socket_peercred;
 use crate::log;
 use crate::poll::{EventFlags, Key, Poll};
 
-/// The most clients at once. A daemon has one or two.
+/// The most clients at once, others wait at the door. A daemon has one or two.
 const MAX_CONNECTIONS: usize = 64;
 /// The most requests of one connection that wait for an answer: one `Wait` for each exec, and some more.
 const MAX_OPEN_CALLS: usize = 8192;
@@ -52,6 +52,7 @@ pub(crate) enum Input {
 #[derive(Debug)]
 pub(crate) struct Clients {
     listener: UnixListener,
+    listener_key: Key,
     connections: BTreeMap<Key, Connection>,
 }
 
@@ -73,13 +74,18 @@ impl Clients {
     pub(crate) fn new(listener: UnixListener, key: Key, poll: &Poll) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         poll.add(&listener, key, EventFlags::IN)?;
-        Ok(Self { listener, connections: BTreeMap::new() })
+        Ok(Self { listener, listener_key: key, connections: BTreeMap::new() })
     }
 
     /// Takes in everyone who waits at the door, and gives the keys under which they will be reported.
     pub(crate) fn accept(&mut self, poll: &mut Poll) -> Vec<Key> {
         let mut keys = Vec::new();
         loop {
+            if self.connections.len() >= MAX_CONNECTIONS {
+                log::warning!("{MAX_CONNECTIONS} connections are open: others wait");
+                poll.remove(&self.listener);
+                return keys;
+            }
             let socket = match self.listener.accept() {
                 Ok((socket, _)) => socket,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -90,7 +96,7 @@ impl Clients {
                     return keys;
                 }
             };
-            if let Err(reason) = self.admit(&socket) {
+            if let Err(reason) = Self::admit(&socket) {
                 log::warning!("connection refused: {reason}");
                 continue;
             }
@@ -103,14 +109,11 @@ impl Clients {
     }
 
     /// Only our own user may command a shim; the socket's mode says so too, but modes get changed.
-    fn admit(&self, socket: &UnixStream) -> Result<(), String> {
+    fn admit(socket: &UnixStream) -> Result<(), String> {
         let peer = socket_peercred(socket).map_err(|error| format!("peer is unknown: {error}"))?;
         let own = rustix::process::geteuid();
         if peer.uid != own {
             return Err(format!("peer has uid {}, not {}", peer.uid.as_raw(), own.as_raw()));
-        }
-        if self.connections.len() >= MAX_CONNECTIONS {
-            return Err(format!("{MAX_CONNECTIONS} connections are open"));
         }
         Ok(())
     }
@@ -151,8 +154,11 @@ impl Clients {
     }
 
     fn close(&mut self, key: Key, poll: &Poll) {
-        if let Some(connection) = self.connections.remove(&key) {
-            poll.remove(&connection.socket);
+        let was_full = self.connections.len() >= MAX_CONNECTIONS;
+        let Some(connection) = self.connections.remove(&key) else { return };
+        poll.remove(&connection.socket);
+        if was_full && let Err(error) = poll.add(&self.listener, self.listener_key, EventFlags::IN) {
+            log::error!("nobody can connect any more: {error}");
         }
     }
 }

@@ -25,14 +25,13 @@ mod start;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use model::Mount;
 use model::task::{Exit, Pid};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 pub(crate) use self::create::{INIT_PID_FILE, ROOTFS_DIR};
 use self::jobs::Job;
@@ -42,9 +41,9 @@ use crate::command::{Answer, Command, Refusal};
 use crate::events::{Event, Publisher, Todo};
 use crate::io::logger::Slots;
 use crate::io::pump::Progress;
-use crate::log;
 use crate::poll::{EventFlags, Key, Poll, Timers};
 use crate::ttrpc::{Clients, Input, ReplyTo};
+use crate::{log, sys};
 
 /// How long output is waited for when a container is deleted.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -124,7 +123,8 @@ pub(crate) struct Driver {
     poll: Poll,
     timers: Timers<Deadline>,
     watches: BTreeMap<Key, Watch>,
-    signals: SignalFd,
+    /// Readable when a signal has come.
+    signals: &'static OwnedFd,
     clients: Clients,
     publisher: Publisher,
     slots: Slots,
@@ -148,21 +148,16 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Everything set up, nothing running. Signals must not have been handled in this process before.
+    /// Everything set up, nothing running.
     ///
     /// # Errors
     /// The kernel refuses a descriptor.
     pub(crate) fn new(parts: Parts) -> io::Result<Self> {
-        let mut mask = SigSet::empty();
-        for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT] {
-            mask.add(signal);
-        }
-        mask.thread_block()?;
-        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        let signals = sys::catch_signals(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT])?;
         let mut poll = Poll::new()?;
         let mut watches = BTreeMap::new();
         let key = poll.key();
-        poll.add(&signals, key, EventFlags::IN)?;
+        poll.add(signals, key, EventFlags::IN)?;
         watches.insert(key, Watch::Signals);
         let key = poll.key();
         let clients = Clients::new(parts.listener, key, &poll)?;
@@ -410,11 +405,13 @@ impl Driver {
     }
 
     fn on_signals(&mut self) {
-        while let Ok(Some(info)) = self.signals.read_signal() {
-            match i32::try_from(info.ssi_signo).map(Signal::try_from) {
-                Ok(Ok(Signal::SIGCHLD)) => self.reap(),
-                Ok(Ok(signal)) => self.shut_down(signal.as_str()),
-                _ => {}
+        let _ = rustix::io::read(self.signals, &mut [0; 8]);
+        if sys::was_caught(libc::SIGCHLD) {
+            self.reap();
+        }
+        for (signal, name) in [(libc::SIGTERM, "SIGTERM"), (libc::SIGINT, "SIGINT")] {
+            if sys::was_caught(signal) {
+                self.shut_down(name);
             }
         }
     }

@@ -1,0 +1,97 @@
+//! A ttrpc client as small as can be: blocking, one connection.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use prost::Message;
+use proto::status::Failure;
+use proto::task::v3 as wire;
+use proto::ttrpc::{Decoder, FrameKind, Request, Response, encode};
+
+/// How long any answer may take.
+const PATIENCE: Duration = Duration::from_secs(40);
+
+pub(crate) struct Client {
+    socket: UnixStream,
+    decoder: Decoder,
+    next: u32,
+    service: &'static str,
+}
+
+impl Client {
+    pub(crate) fn connect(path: &Path) -> Self {
+        let socket = UnixStream::connect(path).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { socket, decoder: Decoder::new(), next: 1, service: proto::service::TASK_V3 }
+    }
+
+    pub(crate) fn of_version_2(mut self) -> Self {
+        self.service = proto::service::TASK_V2;
+        self
+    }
+
+    /// Sends a request without waiting; gives its stream.
+    pub(crate) fn send<M: Message>(&mut self, method: &str, message: &M) -> u32 {
+        let stream = self.next;
+        self.next += 2;
+        let mut bytes = Vec::new();
+        encode(FrameKind::Request, stream, &Request::new(self.service, method, message), &mut bytes).unwrap();
+        self.socket.write_all(&bytes).unwrap();
+        stream
+    }
+
+    /// The next response, whichever request it is for.
+    pub(crate) fn receive(&mut self) -> (u32, Response) {
+        loop {
+            if let Some(frame) = self.decoder.decode().unwrap() {
+                assert_eq!(frame.kind, FrameKind::Response);
+                return (frame.stream_id, Response::decode(frame.payload).unwrap());
+            }
+            let mut buffer = [0; 4096];
+            let count = self.socket.read(&mut buffer).expect("an answer in time");
+            assert_ne!(count, 0, "the shim has closed the connection");
+            self.decoder.extend(&buffer[..count]);
+        }
+    }
+
+    pub(crate) fn call<M: Message, R: Message + Default>(&mut self, method: &str, message: &M) -> Result<R, Failure> {
+        let stream = self.send(method, message);
+        let (answered, response) = self.receive();
+        assert_eq!(answered, stream);
+        response.into_result()
+    }
+
+    pub(crate) fn start(&mut self, id: &str, exec: &str) -> Result<u32, Failure> {
+        let request = wire::StartRequest { id: id.into(), exec_id: exec.into() };
+        self.call("Start", &request).map(|started: wire::StartResponse| started.pid)
+    }
+
+    pub(crate) fn wait(&mut self, id: &str, exec: &str) -> Result<u32, Failure> {
+        let request = wire::WaitRequest { id: id.into(), exec_id: exec.into() };
+        self.call("Wait", &request).map(|waited: wire::WaitResponse| waited.exit_status)
+    }
+
+    pub(crate) fn kill(&mut self, id: &str, exec: &str, signal: u32) -> Result<(), Failure> {
+        let request = wire::KillRequest { id: id.into(), exec_id: exec.into(), signal, all: false };
+        self.call("Kill", &request)
+    }
+
+    pub(crate) fn delete(&mut self, id: &str, exec: &str) -> Result<wire::DeleteResponse, Failure> {
+        self.call("Delete", &wire::DeleteRequest { id: id.into(), exec_id: exec.into() })
+    }
+
+    pub(crate) fn state(&mut self, id: &str, exec: &str) -> Result<wire::StateResponse, Failure> {
+        self.call("State", &wire::StateRequest { id: id.into(), exec_id: exec.into() })
+    }
+
+    pub(crate) fn shut_down(&mut self) {
+        self.call::<_, ()>("Shutdown", &wire::ShutdownRequest::default()).unwrap();
+    }
+
+    pub(crate) fn shim_pid(&mut self) -> i32 {
+        let connected: wire::ConnectResponse = self.call("Connect", &wire::ConnectRequest::default()).unwrap();
+        connected.shim_pid.try_into().unwrap()
+    }
+}
