@@ -20,7 +20,7 @@ use proto::bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::document::upload_name;
-use super::local::blob_turn;
+use super::local::{LABEL_SOURCE, blob_turn};
 use super::progress::Item;
 use super::registry::{Registry, RegistryError};
 use super::{Images, TransferError};
@@ -146,11 +146,11 @@ impl Images {
         }
         item.set("downloading", at);
         let writing = {
-            let (scope, digest) = (scope.clone(), blob.digest.clone());
+            let (scope, digest, labels) = (scope.clone(), blob.digest.clone(), source_label(registry));
             let meta = self.meta.clone();
             blocking::run(move || {
                 let reference = writer.reference().to_owned();
-                match write(writer, at, queue) {
+                match write(writer, at, queue, labels) {
                     // It would be resumed with what made it wrong.
                     Err(error @ ContentError::Digest { .. }) => {
                         if let Err(error) = meta.abort_ingest(scope, &reference) {
@@ -186,10 +186,9 @@ impl Images {
         &self,
         scope: &Scope,
         digest: &model::Digest,
-        host: &str,
-        repository: &str,
+        registry: &impl Registry,
     ) -> Result<(), ContentError> {
-        let key = format!("{}{host}", super::local::LABEL_SOURCE);
+        let (key, repository) = (source_key(registry), registry.repository());
         let known = self.meta.content(&scope.namespace, digest.clone())?.record.labels.get(&key).cloned();
         let mut all: Vec<&str> =
             known.as_deref().unwrap_or_default().split(',').filter(|one| !one.is_empty()).collect();
@@ -204,6 +203,16 @@ impl Images {
         }
         self.label(&scope.namespace, digest, Labels::from([(key, value)])).await
     }
+}
+
+fn source_key(registry: &impl Registry) -> String {
+    format!("{LABEL_SOURCE}{}", registry.host())
+}
+
+/// The label of what comes from a registry, unless it is too long for one.
+pub(super) fn source_label(registry: &impl Registry) -> Labels {
+    let label = Labels::from([(source_key(registry), registry.repository().to_owned())]);
+    if model::labels::check(&label).is_ok() { label } else { Labels::new() }
 }
 
 /// Passes on what comes in; how far that is.
@@ -255,7 +264,12 @@ fn broken(registry: &impl Registry, blob: &Descriptor, source: &io::Error) -> Tr
 }
 
 /// Writes what comes, from `at` on.
-fn write(mut writer: Writer, at: u64, mut queue: mpsc::Receiver<Piece>) -> Result<Written, ContentError> {
+fn write(
+    mut writer: Writer,
+    at: u64,
+    mut queue: mpsc::Receiver<Piece>,
+    labels: Labels,
+) -> Result<Written, ContentError> {
     if writer.status().offset != at {
         // The registry began at the beginning.
         writer.seek(0)?;
@@ -264,7 +278,7 @@ fn write(mut writer: Writer, at: u64, mut queue: mpsc::Receiver<Piece>) -> Resul
         match queue.blocking_recv() {
             Some(Piece::Bytes(bytes)) => writer.append(&bytes)?,
             Some(Piece::End) => {
-                writer.commit(Commit::default())?;
+                writer.commit(Commit { labels })?;
                 return Ok(Written::Whole);
             }
             None => return Ok(Written::Cut),

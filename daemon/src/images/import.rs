@@ -171,7 +171,7 @@ impl Images {
                 size: index.len() as u64,
                 annotations: BTreeMap::new(),
             };
-            self.write(scope, &descriptor, index.clone()).await?;
+            self.write(scope, &descriptor, index.clone(), Labels::new()).await?;
             let found = entries
                 .into_iter()
                 .map(|entry| Found { annotations: entry.descriptor.annotations.clone(), descriptor: entry.descriptor });
@@ -253,7 +253,7 @@ impl Images {
             size: bytes.len() as u64,
             annotations: BTreeMap::new(),
         };
-        self.write(scope, &descriptor, bytes).await?;
+        self.write(scope, &descriptor, bytes, Labels::new()).await?;
         Ok(descriptor)
     }
 

@@ -49,12 +49,13 @@ impl Images {
         .await
     }
 
-    /// Stores a document, verified; that it is there already is fine.
+    /// Stores a document, verified, with labels; that it is there already is fine, whatever labels it has.
     pub(super) async fn write(
         &self,
         scope: &Scope,
         descriptor: &Descriptor,
         bytes: impl AsRef<[u8]> + Send + 'static,
+        labels: Labels,
     ) -> Result<(), ContentError> {
         let _turn = self.locks.take(blob_turn(&scope.namespace, &descriptor.digest)).await;
         let (meta, scope, descriptor) = (self.meta.clone(), scope.clone(), descriptor.clone());
@@ -66,7 +67,7 @@ impl Images {
                 writer.seek(0)?;
                 writer.append(bytes.as_ref())?;
             }
-            writer.commit(Commit::default()).map(drop)
+            writer.commit(Commit { labels }).map(drop)
         });
         match stored.await {
             Err(ContentError::AlreadyExists { .. }) => Ok(()),

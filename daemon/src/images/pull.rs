@@ -15,6 +15,7 @@ use futures_util::stream;
 use model::reference::Reference;
 use model::{Descriptor, Labels};
 
+use super::fetch::source_label;
 use super::progress::Reporter;
 use super::registry::Registry;
 use super::resolve::{self, Resolved, resolve};
@@ -82,9 +83,9 @@ impl Images {
             };
             walk.found(&bytes)?;
             if !here {
-                self.write(scope, &descriptor, bytes).await?;
+                self.write(scope, &descriptor, bytes, source_label(registry)).await?;
             }
-            self.note_source(scope, &descriptor.digest, registry.host(), registry.repository()).await?;
+            self.note_source(scope, &descriptor.digest, registry).await?;
             item.done(if here { "already exists" } else { "complete" });
         }
         Ok(walk.finish())
@@ -112,7 +113,7 @@ impl Images {
                 if let Some(item) = arrivals.item(&blob.digest) {
                     self.fetch(uploads, registry, &blob, &item).await?;
                 }
-                self.note_source(scope, &blob.digest, registry.host(), registry.repository()).await?;
+                self.note_source(scope, &blob.digest, registry).await?;
                 arrivals.arrived(&blob.digest);
                 Ok::<_, TransferError>(())
             };

@@ -97,7 +97,7 @@ impl Images {
         let reader = self.open(&scope.namespace, &blob.digest).await?;
         item.set("uploading", 0);
         registry.push_blob(blob, pieces(reader, item.clone())).await?;
-        self.note_source(scope, &blob.digest, registry.host(), registry.repository()).await?;
+        self.note_source(scope, &blob.digest, registry).await?;
         item.done("complete");
         Ok(())
     }

@@ -4,6 +4,10 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 
 use futures_util::future::join_all;
 use model::Digest;
+use proto::services::images::v1::ListImagesRequest;
+use proto::services::images::v1::images_client::ImagesClient;
+use proto::services::transfer::v1::TransferRequest;
+use proto::services::transfer::v1::transfer_client::TransferClient;
 
 use crate::client::{
     Left, content, folders, image_names, images, ingests, leases, pull, registry, reported, snapshots, store, transfer,
@@ -11,7 +15,7 @@ use crate::client::{
 use crate::fake::Fake;
 use crate::fixtures::{Compress, INDEX, Made, layer, noise, root, two_layers};
 use crate::registry::Registry;
-use crate::server::Server;
+use crate::server::{Server, of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_pushed_is_pulled_and_unpacked_however_it_is_compressed() {
@@ -150,6 +154,27 @@ async fn ten_who_want_the_same_download_and_unpack_it_once() {
     }
     let left = Left::of(&server).await;
     assert_eq!((left.images.len(), left.snapshots.len(), left.ingests.len(), left.leases), (10, 2, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_namespace_shares_the_bytes() {
+    if !root() {
+        return;
+    }
+    let mut made = Made::default();
+    let image = made.image("amd64", &two_layers(), Compress::Gzip);
+    let (server, fake) = (Server::start().await, Fake::of(&made, &image.manifest).await);
+    let name = fake.name("a:t");
+    pull(&server, &name).await.unwrap();
+    let request = TransferRequest {
+        source: Some(proto::any::pack(&registry(&name))),
+        destination: Some(proto::any::pack(&store(&name))),
+        options: None,
+    };
+    TransferClient::new(server.channel.clone()).transfer(of("other", request)).await.unwrap();
+    assert_eq!(fake.blob_requests(&image.layers[0]).len(), 1);
+    let list = ImagesClient::new(server.channel.clone()).list(of("other", ListImagesRequest::default())).await;
+    assert_eq!(list.unwrap().into_inner().images.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

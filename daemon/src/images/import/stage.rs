@@ -20,6 +20,9 @@ const READ_BYTES: usize = 256 * 1024;
 /// How many links may lead to an entry.
 const MAX_LINKS: usize = 8;
 
+/// How files begin that are compressed as layers are.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
 /// A file of the archive, as a blob of the store.
 #[derive(Debug, Clone)]
 pub(super) struct Blob {
@@ -115,6 +118,14 @@ impl Stage {
         }
     }
 
+    /// A blob that is here already, whatever the archive has under its name.
+    fn known(&self, digest: Digest) -> Result<Blob, TransferError> {
+        let reader = self.meta.content_reader(&self.scope.namespace, digest.clone())?;
+        let mut start = [0; GZIP.len()];
+        let got = reader.read_at(&mut start, 0).map_err(ContentError::from)?;
+        Ok(Blob { digest, size: reader.size(), compressed: start[..got] == GZIP })
+    }
+
     /// Makes a file a blob; one of an OCI layout must be what its name says.
     fn blob(&self, path: &str, size: u64, archive: &mut Archive<'_>) -> Result<Blob, TransferError> {
         let expected = expected_digest(path);
@@ -122,7 +133,7 @@ impl Stage {
         let open = Open { reference: reference.clone(), total: size, expected };
         let mut writer = match self.meta.open_writer(self.scope.clone(), open) {
             Ok(writer) => writer,
-            Err(ContentError::AlreadyExists { digest }) => return Ok(Blob { digest, size, compressed: false }),
+            Err(ContentError::AlreadyExists { digest }) => return self.known(digest),
             Err(error) => return Err(error.into()),
         };
         match fill(&mut writer, size, archive) {
@@ -156,18 +167,14 @@ fn fill(writer: &mut Writer, size: u64, archive: &mut Archive<'_>) -> Result<(Di
         if got == 0 {
             break;
         }
-        compressed.get_or_insert(buffer.starts_with(&[0x1f, 0x8b]));
+        compressed.get_or_insert(buffer.starts_with(&GZIP));
         if !shared {
             writer.append(&buffer[..got])?;
         }
     }
-    let digest = writer.digest()?;
     match writer.commit(Commit::default()) {
         Ok(digest) | Err(ContentError::AlreadyExists { digest }) => Ok((digest, compressed.unwrap_or(false))),
-        Err(error) => {
-            tracing::debug!(?digest, "entry not stored");
-            Err(error.into())
-        }
+        Err(error) => Err(error.into()),
     }
 }
 
