@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A task is a container's life in one shim process, which outlives this daemon. The daemon keeps nothing about it that it
-//! cannot find again: the folder of the task ([`bundle`]) says where the shim listens, the shim says how the task is, and
+//! cannot find again: the folder of the task (`bundle`) says where the shim listens, the shim says how the task is, and
 //! a small record in the folder says whether its end was told to the clients.
 //!
 //! Nothing here mounts, opens images or talks to clients. Every wait on a shim has a limit ([`Timeouts`]); a shim that does not
