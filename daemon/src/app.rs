@@ -40,21 +40,22 @@ use tracing::{info, warn};
 use crate::api;
 use crate::api::layers::Traffic;
 use crate::blocking;
-use crate::config::{Config, Engine, Level};
+use crate::config::{Config, Engine};
 use crate::containers::Containers;
 use crate::events::Bus;
 use crate::gc::schedule::{self, Trigger};
 use crate::home::{Home, HomeError};
-use crate::images::{self, Images};
+use crate::images::Images;
 use crate::meta::content::Sharing;
 use crate::meta::{self, Drivers, Meta};
 use crate::mounts::MountDir;
 use crate::namespaces::Namespaces;
 use crate::plugins::{self, Driver, Plugin};
 use crate::serve::{ServeError, serve};
+use crate::settings;
 use crate::socket::{self, SocketError};
 use crate::streaming::Streams;
-use crate::tasks::{Settings, Tasks, Timeouts};
+use crate::tasks::Tasks;
 use crate::ttrpc;
 use crate::ttrpc::events::Forward;
 
@@ -165,7 +166,7 @@ impl App {
             warn!(plugin = format!("{}.{}", row.kind, row.id), "this plugin cannot be switched off");
         }
         let bus = Bus::new();
-        let tasks = Tasks::new(task_settings(&config), store.clone(), bus.clone(), tracker.clone(), stop.clone());
+        let tasks = Tasks::new(settings::for_tasks(&config), store.clone(), bus.clone(), tracker.clone(), stop.clone());
         let trigger = Trigger::default();
         let sharing = if config.isolated_content { Sharing::Isolated } else { Sharing::Shared };
         let meta = Meta::new(meta::Parts {
@@ -253,7 +254,8 @@ impl App {
         }
         let parts = &self.parts;
         let identity = self.home.identity()?;
-        let (images, streams) = (Images::new(parts.meta.clone(), image_settings(&self.config)), Streams::default());
+        let (images, streams) =
+            (Images::new(parts.meta.clone(), settings::for_images(&self.config)), Streams::default());
         let introspection = api::introspection::Introspection::new(self.rows.clone(), identity, parts.tasks.clone());
         Ok(Routes::default()
             .add_service(sized!(VersionServer, api::version::Version))
@@ -357,53 +359,6 @@ fn check_required(config: &Config, rows: &[Plugin]) -> Result<(), StartError> {
     match config.required_plugins.iter().find(missing) {
         Some(name) => Err(StartError::Required { name: name.clone() }),
         None => Ok(()),
-    }
-}
-
-/// What the tasks need to know of the configuration.
-fn task_settings(config: &Config) -> Settings {
-    let daemon_binary = std::env::current_exe().unwrap_or_else(|_| "gantryd".into());
-    let beside = |name: &str| daemon_binary.with_file_name(name);
-    let usual = Timeouts::default();
-    // Zero stands for no limit, which nothing here waits for: it is the usual one then.
-    let limit = |name: &str, usual| config.timeout(name).unwrap_or(usual);
-    Settings {
-        root: config.root.clone(),
-        state: config.state.clone(),
-        grpc_address: config.grpc.socket.address.clone(),
-        ttrpc_address: config.ttrpc.address.clone(),
-        gantry_shim: beside("gantry-shim"),
-        daemon_binary,
-        runtimes: config.runtimes.clone(),
-        socket_dir: config.state.join("s"),
-        shim_env: config
-            .shims
-            .env
-            .iter()
-            .map(|entry| match entry.split_once('=') {
-                Some((key, value)) => (key.to_owned(), value.to_owned()),
-                None => (entry.clone(), String::new()),
-            })
-            .collect(),
-        debug: matches!(config.log.level, Level::Trace | Level::Debug),
-        timeouts: Timeouts {
-            load: limit("io.containerd.timeout.shim.load", usual.load),
-            cleanup: limit("io.containerd.timeout.shim.cleanup", usual.cleanup),
-            shutdown: limit("io.containerd.timeout.shim.shutdown", usual.shutdown),
-            state: limit("io.containerd.timeout.task.state", usual.state),
-            stats: limit("io.containerd.timeout.metrics.shimstats", usual.stats),
-            ..usual
-        },
-    }
-}
-
-/// What moving images needs to know of the configuration.
-fn image_settings(config: &Config) -> images::Settings {
-    let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
-    images::Settings {
-        downloads: count(config.transfer.downloads),
-        uploads: count(config.transfer.uploads),
-        ..images::Settings::default()
     }
 }
 

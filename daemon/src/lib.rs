@@ -21,6 +21,7 @@ pub mod namespaces;
 pub mod plugins;
 pub mod publish;
 pub mod serve;
+pub mod settings;
 pub mod signals;
 pub mod socket;
 pub mod streaming;
