@@ -19,7 +19,7 @@ pub fn for_tasks(config: &Config) -> tasks::Settings {
         gantry_shim: beside("gantry-shim"),
         daemon_binary,
         runtimes: config.runtimes.clone(),
-        socket_dir: config.state.join("s"),
+        socket_dir: config.shim_socket_dir(),
         shim_env: config
             .shims
             .env

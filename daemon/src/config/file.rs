@@ -258,6 +258,8 @@ impl Document {
         config.overlay.mount_options = texts(options);
         let sharing = self.text(&["plugins", "io.containerd.metadata.v1.bolt", "content_sharing_policy"]);
         config.isolated_content = sharing == Some("isolated");
+        let sockets = self.text(&["plugins", "io.containerd.shim.v1.manager", "socket_dir"]);
+        config.shims.socket_dir = sockets.map(PathBuf::from);
         config.shims.env = texts(self.value(&["plugins", "io.containerd.shim.v1.manager", "env"]));
     }
 

@@ -17,6 +17,12 @@ pub use file::{ConfigError, Document, Warning};
 /// The longest path of a socket that every client can dial, in bytes.
 pub const MAX_SOCKET_PATH_BYTES: usize = 104;
 
+/// The longest path of the folder of the shims' sockets, in bytes: a socket's name there has 64, and its path at most 106.
+pub const MAX_SHIM_SOCKET_DIR_BYTES: usize = 41;
+
+/// Where the sockets of shims are when the state folder has too long a path for them. Their names differ from daemon to daemon.
+const SHORT_SHIM_SOCKET_DIR: &str = "/run/gantry/s";
+
 /// The largest message in either direction unless configured, in bytes; Go clients have the same bound.
 pub const DEFAULT_MESSAGE_BYTES: usize = 16 << 20;
 
@@ -163,6 +169,8 @@ pub struct Overlay {
 pub struct Shims {
     /// More environment, as `KEY=value`.
     pub env: Vec<String>,
+    /// Where their sockets are, if not in the usual place ([`Config::shim_socket_dir`]).
+    pub socket_dir: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -290,11 +298,26 @@ impl Config {
                 return Err(ConfigError::Combination { key, reason });
             }
         }
+        let length = self.shim_socket_dir().as_os_str().len();
+        if length > MAX_SHIM_SOCKET_DIR_BYTES {
+            let path = self.shim_socket_dir();
+            let reason =
+                format!("path {} has {length} bytes, at most {MAX_SHIM_SOCKET_DIR_BYTES} are possible", path.display());
+            return Err(ConfigError::Combination { key: "socket_dir", reason });
+        }
         if !(0.0..=0.5).contains(&self.gc.pause_threshold) {
             let reason = format!("{} is not between 0 and 0.5", self.gc.pause_threshold);
             return Err(ConfigError::Combination { key: "pause_threshold", reason });
         }
         Ok(())
+    }
+
+    /// The folder of the shims' sockets: as configured, else in the state folder if that leaves room for their names.
+    pub fn shim_socket_dir(&self) -> PathBuf {
+        self.shims.socket_dir.clone().unwrap_or_else(|| {
+            let usual = self.state.join("s");
+            if usual.as_os_str().len() > MAX_SHIM_SOCKET_DIR_BYTES { SHORT_SHIM_SOCKET_DIR.into() } else { usual }
+        })
     }
 
     /// Whether `type.id` is switched off.

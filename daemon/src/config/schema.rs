@@ -111,6 +111,7 @@ const ROWS: &[Row] = &[
     (&["plugins", SNAPSHOTTER, "slow_chown"], Unsupported(OVERLAY)),
     (&["plugins", SNAPSHOTTER, "mount_options"], Honoured(Type::Texts)),
     (&["plugins", "io.containerd.shim.v1.manager", "env"], Honoured(Type::Texts)),
+    (&["plugins", "io.containerd.shim.v1.manager", "socket_dir"], Honoured(Type::Text)),
     (&["plugins", "io.containerd.internal.v1.opt", "path"], Honoured(Type::Text)),
     (
         &["plugins", "io.containerd.metadata.v1.bolt", "content_sharing_policy"],

@@ -51,6 +51,8 @@ impl Config {
         let sharing = if self.isolated_content { "isolated" } else { "shared" };
         set(table, &["plugins", "io.containerd.metadata.v1.bolt", "content_sharing_policy"], text(&sharing));
         set(table, &["plugins", "io.containerd.shim.v1.manager", "env"], texts(&self.shims.env));
+        let sockets = self.shims.socket_dir.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        set(table, &["plugins", "io.containerd.shim.v1.manager", "socket_dir"], text(&sockets));
         set(table, &["plugins", "io.containerd.internal.v1.opt", "path"], text(&self.opt_path.display()));
     }
 }

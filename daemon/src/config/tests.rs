@@ -122,9 +122,11 @@ fn wrong_files_are_refused_with_file_key_and_reason() {
 #[test]
 fn values_that_do_not_go_together_are_refused() {
     let long = format!("version = 2\n[grpc]\naddress = '/{}'", "x".repeat(98));
+    let sockets = format!("version = 2\n[plugins.'io.containerd.shim.v1.manager']\nsocket_dir = '/{}'", "x".repeat(42));
     for (text, words) in [
         ("version = 2\nroot = '/a'\nstate = '/a'", "must not be the same"),
         ("version = 2\nroot = 'a'", "not an absolute path"),
+        (sockets.as_str(), "socket_dir: path"),
         (long.as_str(), "ttrpc.address: path"),
         ("version = 2\n[plugins.'io.containerd.gc.v1.scheduler']\npause_threshold = 0.9", "not between"),
     ] {
@@ -164,4 +166,15 @@ fn what_is_dumped_can_be_read_and_says_the_same() {
     assert_eq!(Config { document: Document::default(), ..again }, Config { document: Document::default(), ..first });
     let default = config(&Config::default().to_toml());
     assert_eq!(Config { document: Document::default(), ..default }, Config::default());
+}
+
+#[test]
+fn the_sockets_of_shims_are_where_their_names_fit() {
+    let of = |text: &str| config(&format!("version = 2\n{text}")).shim_socket_dir();
+    assert_eq!(of(""), Path::new("/run/gantry/s"));
+    assert_eq!(of("state = '/x'"), Path::new("/x/s"));
+    assert_eq!(of(&format!("state = '/{}'", "x".repeat(38))), Path::new(&format!("/{}/s", "x".repeat(38))));
+    assert_eq!(of(&format!("state = '/{}'", "x".repeat(39))), Path::new("/run/gantry/s"));
+    let configured = "[plugins.'io.containerd.shim.v1.manager']\nsocket_dir = '/y'";
+    assert_eq!(of(configured), Path::new("/y"));
 }
