@@ -63,6 +63,7 @@ impl Driver {
     /// The executor has ended.
     pub(super) fn job_ended(&mut self, job: Job, ended: Ended) {
         self.timers.cancel(job.timer);
+        self.not_quiet();
         let ended = if job.timed_out { Ended::TimedOut } else { ended };
         let outcome = job.running.finish(ended);
         match job.then {

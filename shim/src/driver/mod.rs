@@ -41,7 +41,7 @@ use crate::command::{Answer, Command, Refusal};
 use crate::events::{Event, Publisher, Todo};
 use crate::io::logger::Slots;
 use crate::io::pump::Progress;
-use crate::poll::{EventFlags, Key, Poll, Timers};
+use crate::poll::{EventFlags, Key, Poll, TimerId, Timers};
 use crate::ttrpc::{Clients, Input, ReplyTo};
 use crate::{log, sys};
 
@@ -57,6 +57,8 @@ const LOGGER_READY: Duration = Duration::from_secs(10);
 const LOGGER_KILL: Duration = Duration::from_secs(12);
 /// How long events are still delivered after the call to shut down.
 const LINGER: Duration = Duration::from_secs(5);
+/// How long nothing must be under way before the memory of what is not needed for waiting is given back.
+const QUIET: Duration = Duration::from_secs(1);
 /// The most calls that wait for the same container.
 const MAX_QUEUED: usize = 64;
 /// The most exits that are kept for starts under way.
@@ -101,6 +103,8 @@ enum Deadline {
     Publisher,
     /// Events need not be delivered any longer: we were told to end.
     Linger,
+    /// Nothing was done for a while.
+    Quiet,
 }
 
 /// What [`Driver::new`] needs.
@@ -141,6 +145,8 @@ pub(crate) struct Driver {
     /// Exits of pids that nobody knows yet, while starts are under way.
     early: VecDeque<(Pid, Exit)>,
     next: u64,
+    /// Runs since the last job; none once it is over.
+    quiet: Option<TimerId>,
     /// Told to end.
     is_ending: bool,
     /// Ready to end.
@@ -179,6 +185,7 @@ impl Driver {
             loggers: BTreeMap::new(),
             early: VecDeque::new(),
             next: 0,
+            quiet: None,
             is_ending: false,
             has_ended: false,
         })
@@ -243,6 +250,7 @@ impl Driver {
                 self.on_todo(todo);
             }
             Deadline::Linger => self.has_ended = true,
+            Deadline::Quiet => self.on_quiet(),
         }
     }
 
@@ -449,6 +457,28 @@ impl Driver {
         for key in process.stdio.pump_keys() {
             if self.watches.insert(key, Watch::Pump(number)).is_none() {
                 self.step_pump(number, key);
+            }
+        }
+    }
+
+    /// Something was done: the memory it took is needed for a while.
+    fn not_quiet(&mut self) {
+        if let Some(timer) = self.quiet.take() {
+            self.timers.cancel(timer);
+        }
+        self.quiet = Some(self.timers.set(QUIET, Deadline::Quiet));
+    }
+
+    /// From now on this process most likely only waits, for hours. Of the program, a few pages are enough for that.
+    fn on_quiet(&mut self) {
+        self.quiet = None;
+        if !self.jobs.is_empty() {
+            return self.not_quiet();
+        }
+        let Ok(smaps) = std::fs::read_to_string("/proc/self/smaps") else { return };
+        for mapping in sys::clean_mappings(&smaps) {
+            if let Err(error) = sys::give_back(&mapping) {
+                log::debug!("memory is not given back: {error}");
             }
         }
     }
