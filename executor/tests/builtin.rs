@@ -103,6 +103,69 @@ fn a_program_that_cannot_be_executed_says_so_on_its_error_stream() {
 }
 
 #[test]
+fn the_program_may_be_deleted_while_its_parent_runs() {
+    use std::os::fd::AsRawFd;
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("copy");
+    fs::copy(PROGRAM, &copy).unwrap();
+    let file = fs::File::open(&copy).unwrap();
+    fs::remove_file(&copy).unwrap();
+    let lab = Lab::new(Runtime::External(format!("/proc/self/fd/{}", file.as_raw_fd()).into()));
+    let container = lab.start(&lab.spec(&["sleep", "1000"]));
+    assert_eq!(container.exec("one", &container.script("echo from nowhere")).unwrap().output, "from nowhere\n");
+}
+
+#[test]
+fn twenty_at_once_and_again_leave_the_machine_as_it_was() {
+    let cgroups = || {
+        let mut names = Vec::new();
+        for controller in fs::read_dir("/sys/fs/cgroup").unwrap().map(Result::unwrap) {
+            let folders = fs::read_dir(controller.path()).unwrap().map(|entry| entry.unwrap().path());
+            let mine = format!("executor-lab-{}-", std::process::id());
+            names.extend(folders.filter(|path| path.to_string_lossy().contains(&mine)));
+        }
+        names
+    };
+    let mounts = || {
+        let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        text.lines().filter(|line| line.contains("executor-lab")).count()
+    };
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            for number in 0..20 {
+                scope.spawn(move || {
+                    let lab = lab();
+                    let ran = lab.run(&lab.script(&format!("echo {number}; exit {number}")));
+                    assert_eq!((ran.ended, ran.output), (Ended::Exited(number), format!("{number}\n")));
+                });
+            }
+        });
+        assert_eq!(cgroups(), Vec::<PathBuf>::new());
+        assert_eq!(mounts(), 0);
+        // Only this process's children could be left: none is.
+        assert!(nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG)).is_err());
+    }
+}
+
+#[test]
+fn start_hooks_inside_the_container_are_refused() {
+    let lab = lab();
+    let mut spec = lab.script("true");
+    spec["hooks"] = json!({ "startContainer": [{ "path": "/bin/true" }] });
+    let text = lab.try_create(&spec).err().unwrap().to_string();
+    assert!(text.ends_with("does not support hooks.startContainer"), "{text}");
+}
+
+#[test]
+fn a_profile_that_cannot_be_kept_is_refused() {
+    let lab = lab();
+    let mut spec = lab.script("true");
+    spec["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/listener" });
+    let text = lab.try_create(&spec).err().unwrap().to_string();
+    assert!(text.ends_with("does not support linux.seccomp"), "{text}");
+}
+
+#[test]
 fn help_for_people_at_a_terminal() {
     let output = Command::new(PROGRAM).arg("--version").output().unwrap();
     assert!(String::from_utf8(output.stdout).unwrap().starts_with("gantry-runtime version "));

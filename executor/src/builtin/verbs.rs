@@ -30,6 +30,8 @@ use crate::seccomp;
 const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long killed processes may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the processes of a failed set-up may take to end; they have nothing left to do.
+const REAP_DEADLINE: Duration = Duration::from_secs(2);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(2);
 /// The most read of `update --resources`.
@@ -201,6 +203,7 @@ impl Context<'_> {
 
     /// libcontainer's error with the reason that its forked processes left in the trail.
     fn explain(&mut self, what: &str, error: &LibcontainerError) -> VerbError {
+        reap();
         let outer = chain(error);
         VerbError::Refused(match self.trail.reason() {
             Some(Reason::Workload(words)) => format!("{what}: {words}"),
@@ -410,6 +413,20 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Waits for the processes that a failed set-up has left. One that stays unreaped in a container's pid namespace would
+/// keep the container's init from ending.
+fn reap() {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    let end = Instant::now() + REAP_DEADLINE;
+    while Instant::now() < end {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => std::thread::sleep(PAUSE),
+            Ok(_) => {}
+            Err(_) => return,
+        }
     }
 }
 

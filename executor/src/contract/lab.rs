@@ -303,13 +303,6 @@ impl Drop for Container<'_> {
     }
 }
 
-impl Drop for Lab {
-    fn drop(&mut self) {
-        // Inits of containers whose creation failed become children of this process.
-        while let Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {}
-    }
-}
-
 /// Waits for a child, at most [`PATIENCE`]; then it is killed.
 pub(super) fn wait(pid: i32) -> Option<Ended> {
     wait_with(pid, || {})

@@ -47,7 +47,7 @@ macro_rules! executor_contract {
             killing_all_reaches_children_of_a_dead_init, exec_runs_beside_the_init, exec_has_its_own_process_settings,
             user_groups_environment_and_folder_are_as_asked, standard_streams_belong_to_the_user,
             a_terminal_comes_through_the_console_socket, an_exec_terminal_comes_through_the_console_socket,
-            namespaces_are_new_or_joined_by_path, a_read_only_root_refuses_writes, hidden_paths_are_hidden,
+            namespaces_are_new_or_joined_by_path, a_cgroup_namespace_hides_where_it_is, a_read_only_root_refuses_writes, hidden_paths_are_hidden,
             the_memory_limit_kills_and_is_noticed, the_pids_limit_holds, resource_limits_are_set,
             no_descriptor_of_the_host_is_inherited, no_capability_is_inheritable_or_ambient,
             a_missing_program_is_named, a_missing_program_of_exec_is_named, delete_refuses_a_running_container,
