@@ -22,7 +22,11 @@ mod resolve;
 mod tree;
 mod unpack;
 
+use std::num::NonZero;
+use std::sync::Arc;
+
 use model::platform::Platform;
+use tokio::sync::Semaphore;
 
 use crate::meta::Meta;
 use locks::Locks;
@@ -54,12 +58,29 @@ pub struct Images {
     settings: Settings,
     /// Blobs and layers that somebody is working on.
     locks: Locks,
+    /// How many blobs may still be fetched, of all pulls: each takes a thread that writes.
+    downloads: Arc<Semaphore>,
+    /// How many layers may still be unpacked, of all images: more than there are processors are no faster.
+    extractions: Arc<Semaphore>,
 }
+
+/// The most blobs that are fetched at a time, whoever wants them.
+const MAX_DOWNLOADS: usize = 64;
+
+/// The least number of layers that may be unpacked at a time, on however few processors.
+const MIN_EXTRACTIONS: usize = 2;
 
 impl Images {
     /// Moves the images of `meta`.
     pub fn new(meta: Meta, settings: Settings) -> Self {
-        Self { meta, settings, locks: Locks::default() }
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self {
+            meta,
+            settings,
+            locks: Locks::default(),
+            downloads: Arc::new(Semaphore::new(MAX_DOWNLOADS)),
+            extractions: Arc::new(Semaphore::new(processors.max(MIN_EXTRACTIONS))),
+        }
     }
 }
 

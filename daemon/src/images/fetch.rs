@@ -68,6 +68,7 @@ impl Images {
         item: &Item,
     ) -> Result<bool, TransferError> {
         let _turn = self.locks.take(blob_turn(&scope.namespace, &blob.digest)).await;
+        let _permit = self.downloads.acquire().await.expect("it is never closed");
         let (mut idle, mut tries) = (0, 0);
         loop {
             let Some(writer) = self.open_upload(scope, blob, item).await? else {

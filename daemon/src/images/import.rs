@@ -20,6 +20,7 @@ use model::{Descriptor, Digest, Labels};
 use proto::bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tracing::info;
 
 use super::archive::ArchiveError;
 use super::document::{Config, Document, DocumentKind, RawDescriptor, media_type};
@@ -131,7 +132,11 @@ impl Images {
             self.record(held.scope(), name, &wanted.labels, target).await?;
             reporter.about(name, "saved", Some(target));
         }
+        let namespace = held.scope().namespace.clone();
         held.release().await?;
+        for (name, target) in &names {
+            info!(ns = %namespace, image = name, digest = %target.digest, "image imported");
+        }
         Ok(names.into_iter().map(|(name, _)| name).collect())
     }
 

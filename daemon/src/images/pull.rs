@@ -14,6 +14,7 @@ use futures_util::future::try_join_all;
 use futures_util::stream;
 use model::reference::Reference;
 use model::{Descriptor, Labels};
+use tracing::info;
 
 use super::fetch::source_label;
 use super::progress::Reporter;
@@ -41,6 +42,7 @@ impl Images {
         wanted: &Wanted,
         reporter: &Reporter,
     ) -> Result<Descriptor, TransferError> {
+        let namespace = scope.namespace.clone();
         let held = lease::Held::new(&self.meta, scope).await?;
         reporter.say(format!("Resolving from OCI Registry ({reference})"));
         let resolved = resolve(registry, reference).await?;
@@ -51,11 +53,12 @@ impl Images {
         let tree = self.documents(&held, registry, &name, resolved, wanted, reporter).await?;
         self.blobs(&held, registry, &tree, wanted, reporter).await?;
         self.keep(held.scope(), &tree).await?;
-        for name in names::of_whole(&name, &root.digest, &wanted.references) {
-            self.record(held.scope(), &name, &wanted.labels, &root).await?;
-            reporter.about(&name, "saved", Some(&root));
+        for one in names::of_whole(&name, &root.digest, &wanted.references) {
+            self.record(held.scope(), &one, &wanted.labels, &root).await?;
+            reporter.about(&one, "saved", Some(&root));
         }
         held.release().await?;
+        info!(ns = %namespace, image = name, digest = %root.digest, "image pulled");
         Ok(root)
     }
 

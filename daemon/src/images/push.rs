@@ -10,6 +10,7 @@ use model::{Descriptor, Digest};
 use proto::bytes::Bytes;
 use store::blob::BlobReader;
 use tokio::sync::mpsc;
+use tracing::info;
 
 use super::local::LABEL_SOURCE;
 use super::progress::{Item, Reporter};
@@ -73,6 +74,7 @@ impl Images {
             item.done("complete");
         }
         reporter.about(&wanted.name, "pushed content", Some(&image));
+        info!(ns = %held.scope().namespace, image = wanted.name, %reference, digest = %image.digest, "image pushed");
         held.release().await?;
         Ok(())
     }

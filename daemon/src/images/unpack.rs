@@ -221,6 +221,7 @@ impl Images {
     async fn unpack_layer(&self, scope: &Scope, layer: Layer, item: Option<Item>) -> Result<(), UnpackError> {
         let turn = format!("layer {} {} {}", scope.namespace, layer.snapshotter, layer.chain);
         let _turn = self.locks.take(turn).await;
+        let _permit = self.extractions.acquire().await.expect("it is never closed");
         let abandoned = Abandoned::default();
         let _waiting = Waiting(abandoned.clone());
         let (images, scope) = (self.clone(), scope.clone());

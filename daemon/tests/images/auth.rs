@@ -196,3 +196,31 @@ async fn what_is_not_supported_yet_is_said() {
         refused(transfer(&server, &from, &store(reference)).await, Code::InvalidArgument, reference);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_over_is_replaced_and_anybody_may_have_one() {
+    if !root() {
+        return;
+    }
+    let (made, image) = made();
+    let (root, address) = (image.manifest.clone(), Arc::new(Mutex::new(String::new())));
+    let realm = Arc::clone(&address);
+    let fake = Fake::start(move |asked, before| {
+        if asked.path.starts_with("/token") {
+            assert!(!asked.headers.contains_key("authorization"));
+            return Answer::new(200, format!(r#"{{"access_token":"token-{before}"}}"#));
+        }
+        // The first token is over when it comes to blobs.
+        let wanted = if asked.path.contains("/blobs/") { "Bearer token-1" } else { "Bearer token-0" };
+        match asked.headers.get("authorization") {
+            Some(token) if token == wanted => serve_made(&made, &root, asked),
+            _ => challenge(&format!(r#"Bearer realm="http://{}/token",service="s""#, realm.lock().unwrap())),
+        }
+    })
+    .await;
+    (*address.lock().unwrap()).clone_from(&fake.host);
+    let server = Server::start().await;
+    pull(&server, &fake.name("a:t")).await.unwrap();
+    let tokens = fake.asked().iter().filter(|asked| asked.path.starts_with("/token")).count();
+    assert_eq!(tokens, 2);
+}

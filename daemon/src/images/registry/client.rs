@@ -99,7 +99,14 @@ pub struct Remote {
     oci: Client,
     http: reqwest::Client,
     asker: Asker,
-    known: Mutex<Known>,
+    login: Mutex<Login>,
+}
+
+/// How we are known, and how often that has changed: of several who are refused at once, one has to do something about it.
+#[derive(Clone, Default)]
+struct Login {
+    known: Known,
+    number: u64,
 }
 
 /// What a transfer is going to do at a registry, which it has to say when it asks for a token.
@@ -156,7 +163,7 @@ impl Remote {
             Purpose::Pull => RegistryOperation::Pull,
             Purpose::Push => RegistryOperation::Push,
         };
-        Ok(Self { reference, address, scheme, operation, oci, http, asker, known: Mutex::default() })
+        Ok(Self { reference, address, scheme, operation, oci, http, asker, login: Mutex::default() })
     }
 
     /// How the registry client wants to be told of the repository. Built from parts: its own parser costs megabytes.
@@ -174,12 +181,12 @@ impl Remote {
 
     /// Sends a request, and once more with credentials if the registry wants to know who asks.
     async fn send(&self, what: &str, request: impl Fn() -> RequestBuilder) -> Result<Response, RegistryError> {
-        let known = self.known.lock().await.clone();
-        let response = self.send_as(what, request(), &known).await?;
+        let login = self.login.lock().await.clone();
+        let response = self.send_as(what, request(), &login.known).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        let known = self.log_in(what, response.headers()).await?;
+        let known = self.log_in(what, response.headers(), login.number).await?;
         self.send_as(what, request(), &known).await
     }
 
@@ -192,8 +199,8 @@ impl Remote {
         request.send().await.map_err(|source| RegistryError::http(self.host(), what.to_owned(), source))
     }
 
-    /// Answers the challenges of the registry.
-    async fn log_in(&self, what: &str, headers: &HeaderMap) -> Result<Known, RegistryError> {
+    /// Answers the challenges of the registry, unless somebody did since login `seen`.
+    async fn log_in(&self, what: &str, headers: &HeaderMap, seen: u64) -> Result<Known, RegistryError> {
         let challenges: Vec<String> = headers
             .get_all(WWW_AUTHENTICATE)
             .iter()
@@ -201,7 +208,10 @@ impl Remote {
             .collect();
         let refused = |why: String| RegistryError::Credentials { host: self.host().to_owned(), why };
         // One at a time: whoever waited here finds what the other one found out.
-        let mut known = self.known.lock().await;
+        let mut login = self.login.lock().await;
+        if login.number != seen {
+            return Ok(login.known.clone());
+        }
         let credentials = self.asker.ask(&self.address, &self.reference.to_string(), &challenges).await;
         let credentials = credentials.map_err(|source| refused(error::causes(&source)))?;
         let auth = match credentials {
@@ -224,12 +234,13 @@ impl Remote {
                 self.oci.tokens.insert(&repository, RegistryOperation::Pull, token).await;
             }
         }
-        *known = match (token, auth) {
+        login.number += 1;
+        login.known = match (token, auth) {
             (Some(token), _) => Known::Bearer(Secret::new(token)),
             (None, RegistryAuth::Basic(user, password)) => Known::Basic(user, Secret::new(password)),
             (None, _) => Known::Nobody,
         };
-        Ok(known.clone())
+        Ok(login.known.clone())
     }
 
     /// A password goes over an encrypted connection to the token service if it does to the registry.
@@ -249,21 +260,28 @@ impl Remote {
     }
 
     /// Makes sure that the registry client has what the registry wants, after it was refused.
-    async fn log_in_again(&self, what: &str) -> Result<(), RegistryError> {
+    async fn log_in_again(&self, what: &str, seen: u64) -> Result<(), RegistryError> {
+        if self.logins().await != seen {
+            return Ok(());
+        }
         let response = self.send_as(what, self.http.get(self.url("")), &Known::Nobody).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            self.log_in(what, response.headers()).await?;
+            self.log_in(what, response.headers(), seen).await?;
         }
         Ok(())
     }
 
     /// Whether what the registry client was refused is worth another try: it has new credentials then.
-    async fn again(&self, what: &str, error: Option<&OciDistributionError>) -> Result<bool, RegistryError> {
+    async fn again(&self, what: &str, seen: u64, error: Option<&OciDistributionError>) -> Result<bool, RegistryError> {
         if !error.is_some_and(is_unauthorized) {
             return Ok(false);
         }
-        self.log_in_again(what).await?;
+        self.log_in_again(what, seen).await?;
         Ok(true)
+    }
+
+    async fn logins(&self) -> u64 {
+        self.login.lock().await.number
     }
 }
 
@@ -298,12 +316,12 @@ impl Registry for Remote {
 
     async fn blob(&self, blob: &Descriptor, offset: u64) -> Result<Incoming, RegistryError> {
         let what = format!("blob {} of {}", blob.digest, self.reference.path());
-        let repository = self.repository_reference();
+        let (repository, seen) = (self.repository_reference(), self.logins().await);
         let digest = blob.digest.as_str();
         // A part, even if it is all of it: then only we hash it, and once.
         if blob.size > 0 {
             let mut answer = self.oci.pull_blob_stream_partial(&repository, digest, offset, None).await;
-            if self.again(&what, answer.as_ref().err()).await? {
+            if self.again(&what, seen, answer.as_ref().err()).await? {
                 answer = self.oci.pull_blob_stream_partial(&repository, digest, offset, None).await;
             }
             return Ok(match answer.map_err(self.failed(&what))? {
@@ -312,7 +330,7 @@ impl Registry for Remote {
             });
         }
         let mut answer = self.oci.pull_blob_stream(&repository, digest).await;
-        if self.again(&what, answer.as_ref().err()).await? {
+        if self.again(&what, seen, answer.as_ref().err()).await? {
             answer = self.oci.pull_blob_stream(&repository, digest).await;
         }
         Ok(Incoming { offset: 0, pieces: answer.map_err(self.failed(&what))?.stream })
@@ -320,9 +338,9 @@ impl Registry for Remote {
 
     async fn has_blob(&self, digest: &Digest) -> Result<bool, RegistryError> {
         let what = format!("blob {digest} of {}", self.reference.path());
-        let repository = self.repository_reference();
+        let (repository, seen) = (self.repository_reference(), self.logins().await);
         let mut answer = self.oci.blob_exists(&repository, digest.as_str()).await;
-        if self.again(&what, answer.as_ref().err()).await? {
+        if self.again(&what, seen, answer.as_ref().err()).await? {
             answer = self.oci.blob_exists(&repository, digest.as_str()).await;
         }
         answer.map_err(self.failed(&what))
