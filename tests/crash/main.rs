@@ -7,10 +7,13 @@ mod daemon;
 mod ledger;
 mod work;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, ensure};
+use store::Read as _;
 use store::check::check;
+use store::tables::BACKEND_SNAPSHOTS;
 
 use daemon::Daemon;
 use ledger::Ledger;
@@ -52,6 +55,7 @@ async fn what_was_acknowledged_survives() -> anyhow::Result<()> {
     let mut daemon = Daemon::spawn(folder.path())?;
     daemon.ready().await?;
     ledger.verify(daemon.address()).await.with_context(|| format!("seed {seed}"))?;
+    work::collect(&daemon.address()).await?;
     daemon.terminate()?;
     let (present, gone) = ledger.counts();
     eprintln!("{kills} kills, {present} things there, {gone} gone, seed {seed}");
@@ -59,23 +63,20 @@ async fn what_was_acknowledged_survives() -> anyhow::Result<()> {
     sound(&daemon)
 }
 
-/// What is on disk fits together, down to the folders of the snapshots.
+/// What is on disk fits together, and after a collection nothing is left over, down to the folders of the snapshots.
 fn sound(daemon: &Daemon) -> anyhow::Result<()> {
-    let options = store::Options::default();
-    let store = store::Store::open(&daemon.root().join("meta"), options)?;
+    let store = store::Store::open(&daemon.root().join("meta"), store::Options::default())?;
     let blobs = store::blob::BlobStore::open(&daemon.root().join("content"))?;
-    let findings = check(&store.read(), &blobs)?;
-    let damage: Vec<_> = findings.iter().filter(|finding| finding.is_damage()).map(ToString::to_string).collect();
-    ensure!(damage.is_empty(), "damage: {damage:#?}");
+    let findings: Vec<_> = check(&store.read(), &blobs)?.iter().map(ToString::to_string).collect();
+    ensure!(findings.is_empty(), "{findings:#?}");
 
-    use store::Read as _;
-    let reader = store.read();
-    let records = reader.scan(&store::tables::BACKEND_SNAPSHOTS, &store::prefix(&["overlayfs"])?)?;
-    let folders = daemon.root().join("snapshots/overlayfs/snapshots");
-    for (_, record) in &records {
-        let folder = folders.join(record.id.to_string());
-        ensure!(folder.is_dir(), "{} of a snapshot is not there", folder.display());
+    let records = store.read().scan(&BACKEND_SNAPSHOTS, &store::prefix(&["overlayfs"])?)?;
+    let recorded: BTreeSet<_> = records.iter().map(|(_, record)| record.id.to_string()).collect();
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(daemon.root().join("snapshots/overlayfs/snapshots"))? {
+        found.insert(entry?.file_name().to_string_lossy().into_owned());
     }
+    ensure!(found == recorded, "folders of snapshots: {found:?}, recorded are {recorded:?}");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What the clients do: one of everything that writes, in the order of a real client.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -62,6 +63,15 @@ pub(crate) async fn until_killed(
     let (worked, killed) = tokio::join!(futures_util::future::join_all(work), kill);
     killed?;
     worked.into_iter().collect()
+}
+
+/// Returns when everything was collected: what waits for that is the removal of a lease.
+pub(crate) async fn collect(address: &Path) -> anyhow::Result<()> {
+    let client = Client::connect(address, Namespace::new("ns0")?).await?;
+    let id = "last".to_owned();
+    client.leases().create(leases::CreateRequest { id: id.clone(), ..Default::default() }).await?;
+    client.leases().delete(leases::DeleteRequest { id, sync: true }).await?;
+    Ok(())
 }
 
 impl Worker {
