@@ -13,6 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::error::Classify;
 use proto::grpc::health::v1::health_server::HealthServer;
 use proto::services::containers::v1::containers_server::ContainersServer;
 use proto::services::content::v1::content_server::ContentServer;
@@ -158,8 +159,7 @@ impl App {
         let config = Arc::new(config);
         adjust_oom_score(config.oom_score);
         let opened = Arc::clone(&config);
-        let Opened { home, store, blobs, drivers } = blocking::run(move || open_folders(&opened)).await?;
-        let told: Vec<_> = drivers.iter().map(|(name, driver)| describe(name, driver)).collect();
+        let Opened { home, store, blobs, drivers, told } = blocking::run(move || open_folders(&opened)).await?;
         let rows = plugins::rows(&config, &told);
         check_required(&config, &rows)?;
         for row in rows.iter().filter(|row| config.is_disabled(&row.kind, &row.id)) {
@@ -298,6 +298,8 @@ struct Opened {
     store: Store,
     blobs: BlobStore,
     drivers: Drivers,
+    /// What clients are told of the drivers, those included that cannot be used.
+    told: Vec<Driver>,
 }
 
 fn open_folders(config: &Config) -> Result<Opened, StartError> {
@@ -312,12 +314,12 @@ fn open_folders(config: &Config) -> Result<Opened, StartError> {
     }
     let store = Store::open(&home.metadata(), options)?;
     let blobs = BlobStore::open(&home.content())?;
-    let drivers = open_drivers(config, &home, &store);
-    Ok(Opened { home, store, blobs, drivers })
+    let (drivers, told) = open_drivers(config, &home, &store);
+    Ok(Opened { home, store, blobs, drivers, told })
 }
 
-/// Opens the snapshot drivers that are not switched off. One that this machine cannot run is left out, and said so.
-fn open_drivers(config: &Config, home: &Home, store: &Store) -> Drivers {
+/// Opens the snapshot drivers that are not switched off. One that this machine cannot run is left out, and clients are told why.
+fn open_drivers(config: &Config, home: &Home, store: &Store) -> (Drivers, Vec<Driver>) {
     let overlay = || {
         let root = config.overlay.root_path.clone().unwrap_or_else(|| home.snapshots(overlay::NAME));
         let mount_options = config.overlay.mount_options.clone();
@@ -331,31 +333,31 @@ fn open_drivers(config: &Config, home: &Home, store: &Store) -> Drivers {
     };
     type Open<'a> = &'a dyn Fn() -> Result<Arc<dyn Snapshotter>, SnapshotError>;
     let known: [(&str, Open<'_>); 2] = [(overlay::NAME, &overlay), (copy::NAME, &native)];
-    let mut drivers = Drivers::new();
+    let (mut drivers, mut told) = (Drivers::new(), Vec::new());
     for (name, open) in known {
         if config.is_disabled(plugins::SNAPSHOTTER, name) {
             continue;
         }
+        let mut row = Driver { name: name.to_owned(), ..Driver::default() };
         match open() {
             Ok(driver) => {
+                row.root = driver.root().map(|root| root.display().to_string());
+                row.capabilities = driver.capabilities();
                 drivers.insert(name.to_owned(), driver);
             }
-            Err(error) => warn!(snapshotter = name, error = &error as &dyn std::error::Error, "snapshotter left out"),
+            Err(error) => {
+                warn!(snapshotter = name, error = &error as &dyn std::error::Error, "snapshotter left out");
+                row.failure = Some(error.wire_message());
+            }
         }
+        told.push(row);
     }
-    drivers
-}
-
-fn describe(name: &str, driver: &Arc<dyn Snapshotter>) -> Driver {
-    Driver {
-        name: name.to_owned(),
-        root: driver.root().map(|root| root.display().to_string()),
-        capabilities: driver.capabilities(),
-    }
+    (drivers, told)
 }
 
 fn check_required(config: &Config, rows: &[Plugin]) -> Result<(), StartError> {
-    let missing = |name: &&String| !rows.iter().any(|row| format!("{}.{}", row.kind, row.id) == **name);
+    let there = |row: &Plugin, name: &str| row.failure.is_none() && format!("{}.{}", row.kind, row.id) == name;
+    let missing = |name: &&String| !rows.iter().any(|row| there(row, name));
     match config.required_plugins.iter().find(missing) {
         Some(name) => Err(StartError::Required { name: name.clone() }),
         None => Ok(()),

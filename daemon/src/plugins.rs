@@ -33,6 +33,8 @@ pub struct Plugin {
     pub exports: BTreeMap<String, String>,
     /// What it can do beyond the basics.
     pub capabilities: Vec<String>,
+    /// Why it is not in use, if it is not.
+    pub failure: Option<String>,
 }
 
 impl Plugin {
@@ -71,6 +73,8 @@ pub struct Driver {
     pub root: Option<String>,
     /// What it can do beyond the basics.
     pub capabilities: Vec<String>,
+    /// Why it cannot be used on this machine, if it cannot.
+    pub failure: Option<String>,
 }
 
 /// The rows, in the order in which the parts stand on each other.
@@ -92,6 +96,7 @@ pub fn rows(config: &Config, drivers: &[Driver]) -> Vec<Plugin> {
     for driver in drivers {
         let mut row = Plugin::new(SNAPSHOTTER, &driver.name, &[]).on_this_platform();
         row.capabilities.clone_from(&driver.capabilities);
+        row.failure.clone_from(&driver.failure);
         rows.push(match &driver.root {
             Some(root) => row.export("root", root),
             None => row,
@@ -145,7 +150,7 @@ mod tests {
 
     #[test]
     fn clients_find_what_they_look_for() {
-        let driver = Driver { name: "overlayfs".into(), root: Some("/r".into()), capabilities: vec!["rebase".into()] };
+        let driver = Driver { name: "overlayfs".into(), root: Some("/r".into()), ..Driver::default() };
         let rows = rows(&Config::default(), &[driver]);
         for (filter, found) in [
             ("type==io.containerd.runtime.v2", 1),

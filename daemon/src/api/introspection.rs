@@ -85,7 +85,7 @@ fn to_wire(row: &Plugin) -> wire::Plugin {
         platforms: row.platforms.iter().cloned().map(Into::into).collect(),
         exports: row.exports.clone(),
         capabilities: row.capabilities.clone(),
-        init_err: None,
+        init_err: row.failure.as_ref().map(|failure| proto::status::new(Kind::Unknown, failure.as_str())),
     }
 }
 

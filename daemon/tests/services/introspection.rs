@@ -69,3 +69,21 @@ async fn plugin_info_of_what_is_there_and_what_is_not() {
         "/nonexistent/shim\" binary not installed",
     );
 }
+
+#[tokio::test]
+async fn a_snapshotter_that_cannot_run_is_listed_with_the_reason_and_one_that_is_switched_off_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "not a folder").unwrap();
+    let mut config = crate::server::config(folder.path());
+    config.overlay.root_path = Some(file);
+    config.disabled_plugins.insert("io.containerd.snapshotter.v1.native".into());
+    let server = Server::start_with(config, folder).await;
+    let filters = vec!["type==io.containerd.snapshotter.v1".to_owned()];
+    let mut client = IntrospectionClient::new(server.channel.clone());
+    let rows = client.plugins(PluginsRequest { filters }).await.unwrap().into_inner().plugins;
+    assert_eq!(rows.len(), 1);
+    let failure = rows[0].init_err.clone().unwrap();
+    assert_eq!((rows[0].id.as_str(), failure.code), ("overlayfs", 2));
+    assert!(failure.message.contains("file"), "{failure:?}");
+}

@@ -44,7 +44,10 @@ impl Server {
     }
 
     pub(crate) async fn start_in(folder: TempDir) -> Self {
-        let config = config(folder.path());
+        Self::start_with(config(folder.path()), folder).await
+    }
+
+    pub(crate) async fn start_with(config: Config, folder: TempDir) -> Self {
         let address = config.grpc.socket.address.clone();
         let stop = CancellationToken::new();
         let app = App::open(config).await.unwrap();
