@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use model::Mount;
 use model::error::{Classify, Kind};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::mount::OpenTreeFlags;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
 use crate::log;
@@ -176,6 +177,9 @@ fn perform(each: &Mount, parsed: &Parsed, target: &Path, folder: Option<&str>, d
 
 /// Unmounts all that is on and below `rootfs`, the deepest first. Nothing mounted is no error.
 pub(crate) fn unmount_all(rootfs: &Path) {
+    if let Err(error) = hand_over(rootfs) {
+        log::debug!("{}: unmounting it in place: {error}", rootfs.display());
+    }
     // The common case: one mount, nobody in it.
     if peel(rootfs) {
         return;
@@ -189,6 +193,26 @@ pub(crate) fn unmount_all(rootfs: &Path) {
     if !peel(rootfs) {
         let _ = umount2(rootfs, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
     }
+}
+
+/// Takes an overlay off its mount point at once, and leaves what the kernel does with it then to a child.
+///
+/// The last one to let go of an overlay waits until the whole filesystem below its upper folder is written to disk
+/// (Linux, `fs/overlayfs/super.c`, `ovl_sync_fs`), which on a busy machine takes longer than the rest of a container's life.
+/// Nobody relies on that: who needs the folder on disk, a commit for one, syncs it.
+fn hand_over(rootfs: &Path) -> io::Result<()> {
+    const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
+    let kind = match rustix::fs::statfs(rootfs) {
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        answer => answer?.f_type,
+    };
+    if kind != OVERLAYFS_SUPER_MAGIC {
+        return Ok(());
+    }
+    let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let mounted = rustix::mount::open_tree(rustix::fs::CWD, rootfs, flags)?;
+    umount2(rootfs, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
+    crate::sys::let_go_elsewhere(mounted)
 }
 
 /// Takes off every mount stacked on one point; false when one is busy.
@@ -314,6 +338,30 @@ mod tests {
         unmount_all(&rootfs);
         drop(busy);
         assert_eq!(mount_points(&rootfs).unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn an_overlay_is_off_its_mount_point_at_once() {
+        if !is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["lower", "upper", "work", "rootfs"] {
+            std::fs::create_dir(path(name)).unwrap();
+        }
+        let option = |key: &str, name: &str| format!("{key}={}", path(name).display());
+        let options = vec![option("lowerdir", "lower"), option("upperdir", "upper"), option("workdir", "work")];
+        let overlay = Mount { kind: "overlay".into(), source: "overlay".into(), target: String::new(), options };
+        mount_all(std::slice::from_ref(&overlay), &path("rootfs")).unwrap();
+        std::fs::write(path("rootfs/kept"), "by the upper folder").unwrap();
+        hand_over(&path("rootfs")).unwrap();
+        assert_eq!(mount_points(&path("rootfs")).unwrap(), Vec::<PathBuf>::new());
+        assert!(path("upper/kept").exists());
+        // It can be mounted again at once, as a container that is started again needs it.
+        mount_all(&[overlay], &path("rootfs")).unwrap();
+        unmount_all(&path("rootfs"));
+        assert_eq!(mount_points(&path("rootfs")).unwrap(), Vec::<PathBuf>::new());
     }
 
     #[test]
