@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
 use model::error::{Classify, Kind};
@@ -33,6 +34,9 @@ const BATCH: usize = 200;
 
 /// How many records are read at once.
 const PAGE: usize = 256;
+
+/// How many of a driver's snapshots are removed at the same time.
+const REMOVERS: usize = 8;
 
 /// Which files are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -426,7 +430,7 @@ fn remove_snapshots(meta: &Meta, keys: BTreeSet<(String, String)>) -> BTreeSet<(
         waiting.reverse();
         loop {
             let before = waiting.len();
-            waiting.retain(|key| !remove_snapshot(meta, &snapshotter, key));
+            waiting = remove_each(meta, &snapshotter, waiting);
             if waiting.is_empty() || waiting.len() == before {
                 break;
             }
@@ -434,6 +438,25 @@ fn remove_snapshots(meta: &Meta, keys: BTreeSet<(String, String)>) -> BTreeSet<(
         left.extend(waiting.into_iter().map(|key| (snapshotter.clone(), key)));
     }
     left
+}
+
+/// Removes some of a driver's snapshots, several at a time so that they share the flushes of the store; those that are left, in
+/// the order they came in.
+fn remove_each(meta: &Meta, snapshotter: &str, keys: Vec<String>) -> Vec<String> {
+    let next = AtomicUsize::new(0);
+    let settled: Vec<AtomicBool> = keys.iter().map(|_| AtomicBool::new(false)).collect();
+    let work = || loop {
+        let at = next.fetch_add(1, Ordering::Relaxed);
+        let (Some(key), Some(settled)) = (keys.get(at), settled.get(at)) else { return };
+        settled.store(remove_snapshot(meta, snapshotter, key), Ordering::Relaxed);
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..REMOVERS.min(keys.len()) {
+            scope.spawn(work);
+        }
+    });
+    let left = keys.into_iter().zip(settled).filter(|(_, settled)| !settled.load(Ordering::Relaxed));
+    left.map(|(key, _)| key).collect()
 }
 
 /// Removes one; whether that is settled.
