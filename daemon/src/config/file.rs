@@ -47,14 +47,12 @@ pub enum ConfigError {
         reason: String,
     },
     /// The version of a file is not one that is understood.
-    #[error("{}: version {version} is not supported{hint}", file.display())]
+    #[error("{}: version {version} is not supported, this daemon reads versions up to 3", file.display())]
     Version {
         /// The file.
         file: PathBuf,
         /// Its version.
         version: i64,
-        /// What to do.
-        hint: &'static str,
     },
     /// An `imports` entry is not a usable pattern.
     #[error("{}: import {pattern:?}: {reason}", file.display())]
@@ -123,8 +121,8 @@ impl Document {
             let reason = format!("more than {MAX_FILES} files");
             return Err(ConfigError::Import { file: file.to_owned(), pattern: String::new(), reason });
         }
-        let table = parse(file)?;
-        check_version(file, &table)?;
+        let mut table = parse(file)?;
+        migrate(file, &mut table)?;
         self.check_keys(file, &mut Vec::new(), &table)?;
         let imports: Vec<String> =
             texts(table.get("imports")).into_iter().filter(|pattern| !pattern.is_empty()).collect();
@@ -278,19 +276,30 @@ fn parse(file: &Path) -> Result<Table, ConfigError> {
     text.parse().map_err(|source| ConfigError::Syntax { file: file.to_owned(), source: Box::new(source) })
 }
 
-fn check_version(file: &Path, table: &Table) -> Result<(), ConfigError> {
+/// Brings a file to the form of versions 2 and 3. Versions 0 (none given, or as dockerd writes) and 1 name plugins by their id alone.
+fn migrate(file: &Path, table: &mut Table) -> Result<(), ConfigError> {
     let version = match table.get("version") {
         None => 1,
         Some(value) => value.as_integer().unwrap_or(-1),
     };
-    let hint = match version {
+    match version {
         2 | 3 => return Ok(()),
-        // Without plugin tables version 1 says the same as version 2.
-        1 if !table.contains_key("plugins") && !table.contains_key("disabled_plugins") => return Ok(()),
-        1 => " for plugins: set version = 2 or 3 and name plugins by their whole names",
-        _ => ": this daemon reads versions 2 and 3",
-    };
-    Err(ConfigError::Version { file: file.to_owned(), version, hint })
+        0 | 1 => {}
+        _ => return Err(ConfigError::Version { file: file.to_owned(), version }),
+    }
+    table.insert("version".into(), Value::Integer(2));
+    let whole = |name: &str| schema::whole_name(name).unwrap_or(name).to_owned();
+    for list in ["disabled_plugins", "required_plugins"] {
+        for name in table.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Value::String(name) = name {
+                *name = whole(name);
+            }
+        }
+    }
+    if let Some(Value::Table(plugins)) = table.get_mut("plugins") {
+        *plugins = std::mem::take(plugins).into_iter().map(|(name, value)| (whole(&name), value)).collect();
+    }
+    Ok(())
 }
 
 /// Puts `from` over `into`: values replace, tables merge, lists at the top level append.

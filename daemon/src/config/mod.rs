@@ -1,4 +1,4 @@
-//! What the daemon is told to be: containerd's configuration file in versions 2 and 3, and the flags that override it.
+//! What the daemon is told to be: containerd's configuration file in versions up to 3, and the flags that override it.
 //!
 //! [`mod@file`] reads and merges files, [`schema`] knows every key and says which are honoured; here is what comes out: one value
 //! with types, never changed after the start. A key that is not honoured is named in a warning, a wrong value is an error that

@@ -125,8 +125,33 @@ const ROWS: &[Row] = &[
     (&["plugins", "io.containerd.grpc.v1.cri", "**"], Unsupported(NO_CRI)),
     (&["plugins", "io.containerd.cri.v1.images", "**"], Unsupported(NO_CRI)),
     (&["plugins", "io.containerd.cri.v1.runtime", "**"], Unsupported(NO_CRI)),
+    (
+        &["plugins", "io.containerd.runtime.v1.linux", "**"],
+        Unsupported("shims of the first protocol are not supported"),
+    ),
     (&["plugins", "*", "**"], Unsupported("there is no such plugin in this daemon, or it has no such option")),
 ];
+
+/// Plugins that files of version 1 name by their id.
+const WHOLE_NAMES: [&str; 12] = [
+    "io.containerd.grpc.v1.cri",
+    "io.containerd.runtime.v1.linux",
+    "io.containerd.runtime.v2.task",
+    SCHEDULER,
+    SNAPSHOTTER,
+    "io.containerd.snapshotter.v1.native",
+    "io.containerd.snapshotter.v1.btrfs",
+    "io.containerd.snapshotter.v1.devmapper",
+    "io.containerd.internal.v1.opt",
+    "io.containerd.internal.v1.restart",
+    "io.containerd.metadata.v1.bolt",
+    "io.containerd.service.v1.diff-service",
+];
+
+/// The whole name of a plugin that is named by its id alone, if it is one of those that had configuration then.
+pub fn whole_name(id: &str) -> Option<&'static str> {
+    WHOLE_NAMES.into_iter().find(|name| name.rsplit_once('.').is_some_and(|(_, last)| last == id))
+}
 
 /// What becomes of the key at `path`.
 pub fn judge(path: &[String]) -> Fate {

@@ -80,6 +80,45 @@ fn what_a_managing_dockerd_writes_is_taken_without_an_unknown_key() {
 }
 
 #[test]
+fn what_dockerd_20_10_writes_is_taken_too() {
+    let config = config(
+        r#"
+        version = 0
+        root = "/var/lib/docker/containerd/daemon"
+        state = "/var/run/docker/containerd/daemon"
+        temp = ""
+        plugin_dir = ""
+        disabled_plugins = ["cri"]
+        oom_score = -500
+        [grpc]
+          address = "/var/run/docker/containerd/containerd.sock"
+          tcp_tls_cert = ""
+          uid = 0
+          max_recv_message_size = 16777216
+        [ttrpc]
+          address = ""
+        [debug]
+          address = "/var/run/docker/containerd/containerd-debug.sock"
+          level = "info"
+          format = ""
+        [plugins]
+          [plugins.linux]
+            shim = "containerd-shim"
+            runtime = "runc"
+            no_shim = false
+          [plugins.scheduler]
+            mutation_threshold = 5
+        "#,
+    );
+    assert!(config.is_disabled("io.containerd.grpc.v1", "cri"));
+    assert_eq!((config.oom_score, config.gc.mutation_threshold), (-500, 5));
+    let mut warned: Vec<_> = config.document.warnings().iter().map(|warning| warning.key.as_str()).collect();
+    warned.sort_unstable();
+    let linux = |key| format!("plugins.\"io.containerd.runtime.v1.linux\".{key}");
+    assert_eq!(warned, ["debug.address", &linux("runtime"), &linux("shim")]);
+}
+
+#[test]
 fn flags_count_more_than_the_file_and_the_ttrpc_socket_follows() {
     let (_folder, document) = load(&[("c", "version = 2\nroot = '/a'\nstate = '/b'\n[grpc]\naddress = '/c'\nuid = 7")]);
     let flags = Overrides { address: Some("/d".into()), level: Some(Level::Trace), ..Default::default() };
@@ -111,7 +150,7 @@ fn wrong_files_are_refused_with_file_key_and_reason() {
         ("version = 2\nimports = ['none.toml']", "cannot read configuration file"),
         ("version = 2\nroot = ", "config.toml is not valid TOML: TOML parse error at line 2"),
         ("version = 9", "version 9 is not supported"),
-        ("[plugins.cri]", "version 1 is not supported for plugins"),
+        ("version = 'two'", "version -1 is not supported"),
     ] {
         let (_folder, loaded) = load(&[("config.toml", text)]);
         let error = whole(&loaded.unwrap_err());
