@@ -22,6 +22,7 @@ mod journal;
 mod log;
 mod mount_options;
 mod once;
+mod place;
 mod poll;
 mod rootfs;
 mod runtime;

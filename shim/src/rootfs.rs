@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use model::Mount;
 use model::error::{Classify, Kind};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use rustix::mount::OpenTreeFlags;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::mount::OpenTreeFlags;
 
 use crate::log;
 use crate::mount_options::{Parsed, parse, shorten};

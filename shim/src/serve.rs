@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::args::Args;
 use crate::driver::{Driver, Parts};
 use crate::io::logger::Slots;
+use crate::place::score_like;
 use crate::{address, log, start, sys};
 
 /// The environment variable with the number of the listening socket.
@@ -22,8 +23,6 @@ pub(crate) const TTRPC_VARIABLE: &str = "TTRPC_ADDRESS";
 
 /// Where descriptors go that are in the way.
 const OUT_OF_THE_WAY: i32 = 10;
-/// The highest out-of-memory score.
-const MAX_SCORE: i32 = 1000;
 
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
@@ -126,21 +125,4 @@ fn settle_in() -> io::Result<()> {
 fn is_ours(pid: i32) -> bool {
     let program = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
     pid <= 1 || program("self") == program(&pid.to_string())
-}
-
-/// Sets the out-of-memory score of `process` one above that of `daemon`: in need, shims go before their daemon.
-///
-/// # Errors
-/// The kernel does not allow a lower score than the process has.
-pub(crate) fn score_like(process: &str, daemon: i32) -> io::Result<()> {
-    let file = |process: &str| format!("/proc/{process}/oom_score_adj");
-    let read = |process: &str| -> io::Result<i32> {
-        let text = std::fs::read_to_string(file(process))?;
-        text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
-    };
-    let wanted = (read(&daemon.to_string())? + 1).min(MAX_SCORE);
-    if read(process)? == wanted {
-        return Ok(());
-    }
-    std::fs::write(file(process), wanted.to_string())
 }

@@ -5,20 +5,19 @@
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::address::{self, AddressError, Claim};
 use crate::args::Args;
 use crate::bootstrap::{self, Bootstrap};
-use crate::serve::{LISTEN_VARIABLE, TTRPC_VARIABLE, score_like};
+use crate::place::{join_cgroup, score_like};
+use crate::serve::{LISTEN_VARIABLE, TTRPC_VARIABLE};
 use crate::spec::Spec;
 use crate::{journal, log};
 
 /// The most that a daemon sends.
 const MAX_INPUT_BYTES: u64 = 4 << 20;
-/// Where cgroups are mounted.
-const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 /// The file in the bundle with the address.
 pub(crate) const ADDRESS_FILE: &str = "address";
 
@@ -140,20 +139,4 @@ fn place(server: &Child, bootstrap: &Bootstrap) -> Result<(), StartError> {
         }
         None => Ok(()),
     }
-}
-
-/// Moves a process into a cgroup, in each hierarchy that has one of that name.
-fn join_cgroup(pid: u32, path: &str) -> io::Result<()> {
-    let inside = Path::new(path.trim_start_matches('/'));
-    let mut folders: Vec<PathBuf> = vec![CGROUP_ROOT.into()];
-    folders.extend(std::fs::read_dir(CGROUP_ROOT)?.filter_map(|entry| Some(entry.ok()?.path())));
-    let mut joined = false;
-    for folder in folders {
-        let procs = folder.join(inside).join("cgroup.procs");
-        if procs.exists() {
-            std::fs::write(procs, pid.to_string())?;
-            joined = true;
-        }
-    }
-    if joined { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
 }

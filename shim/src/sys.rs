@@ -42,21 +42,26 @@ pub(crate) fn pidfd_send_signal(pidfd: impl AsFd, signal: u32) -> io::Result<()>
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Closes `held` in a child, so that what the kernel does at its last close takes the child's time. The child ends by itself.
+/// Closes `held` in a child, so that what the kernel does at its last close takes the child's time. The child ends by itself,
+/// and keeps nothing else of ours open: nobody must take it for us, or wait for an end of file because of it.
 ///
 /// # Errors
 /// There is no child; `held` was closed here.
 #[expect(unsafe_code, reason = "a thread would do as well but for the memory it costs")]
 pub(crate) fn let_go_elsewhere(held: OwnedFd) -> io::Result<()> {
-    let (until_closed, ours) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-    // SAFETY: this process has one thread, so the child has all of it in a sane state; it makes two system calls.
+    let (until_closed, ours) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    // SAFETY: this process has one thread, so the child has all of it in a sane state; it makes a few system calls.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Child => {
-            drop(ours);
-            // Nothing is ever written: it ends when the parent has closed both, so the last close is the one below.
-            let _ = nix::unistd::read(&until_closed, &mut [0]);
-            drop(held);
-            // SAFETY: it ends the process, without running anything of the parent's.
+            let kept = nix::unistd::dup2_stdin(&until_closed).and_then(|()| nix::unistd::dup2_stdout(&held));
+            // SAFETY: from here on nothing is used but descriptors 0 and 1, and nothing is run but this: no owner of the
+            // others will ever notice.
+            unsafe { libc::syscall(libc::SYS_close_range, 2, libc::c_uint::MAX, 0) };
+            if kept.is_ok() {
+                // Nothing is ever written: it ends when the parent has closed both, so the last close is the child's.
+                let _ = nix::unistd::read(io::stdin(), &mut [0]);
+            }
+            // SAFETY: it ends the process, closing `held`, without running anything of the parent's.
             unsafe { libc::_exit(0) }
         }
         nix::unistd::ForkResult::Parent { .. } => {

@@ -14,6 +14,7 @@ use super::{Caller, Deadline, Driver, LOGGER_READY, Watch};
 use crate::command::{AddExec, Answer, CreateTask, Refusal, Target};
 use crate::events::Event;
 use crate::io::{Owner, Stdio, StdioError};
+use crate::place::join_cgroup;
 use crate::poll::{EventFlags, Key};
 use crate::spec::Spec;
 use crate::{journal, log, rootfs, runtime};
@@ -30,6 +31,12 @@ impl Driver {
             return Err(Refusal::ContainerExists(id));
         }
         let spec = Spec::read(&request.bundle)?;
+        // A daemon that hands us a socket has no earlier moment to tell of this.
+        let shim_cgroup = &request.options.shim_cgroup;
+        if !shim_cgroup.is_empty() {
+            join_cgroup(std::process::id(), shim_cgroup)
+                .map_err(|source| Refusal::Io { what: "join the shim cgroup", source })?;
+        }
         let settings = runtime::choose(&request.options, &self.namespace, &request.bundle, &spec)?;
         let is_mounted = !request.rootfs.is_empty();
         if is_mounted {
