@@ -33,6 +33,8 @@ pub(super) struct Record {
     pub(super) init: ProcessId,
     pub(super) cgroup: Cgroup,
     pub(super) started: bool,
+    /// Whether `delete` has hooks to run.
+    pub(super) has_poststop_hooks: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +127,10 @@ impl Record {
             init,
             cgroup,
             started: false,
+            has_poststop_hooks: spec
+                .pointer("/hooks/poststop")
+                .and_then(Value::as_array)
+                .is_some_and(|hooks| !hooks.is_empty()),
         }
     }
 

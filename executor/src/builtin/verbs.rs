@@ -266,7 +266,9 @@ impl Context<'_> {
         }
         empty(&record)?;
         record.cgroup.remove()?;
-        self.run_poststop_hooks(&home, id);
+        if record.has_poststop_hooks {
+            self.run_poststop_hooks(&home, id);
+        }
         fs::remove_dir_all(home.path()).map_err(io("state folder"))
     }
 
