@@ -260,10 +260,26 @@ where
             if upload.over {
                 return None;
             }
-            let batch = upload.next_batch().await?;
-            upload.handle(batch).await;
+            match upload.next_batch().await {
+                Some(batch) => upload.handle(batch).await,
+                None => {
+                    // The session has ended when the client hears so, and may open the next one.
+                    let writer = upload.writer.take();
+                    blocking::run(move || drop(writer)).await;
+                    return None;
+                }
+            }
         }
     })
+}
+
+impl<M> Drop for Upload<M> {
+    /// When the client is gone. Closing an upload writes a little, which nobody here may wait for.
+    fn drop(&mut self) {
+        if let (Some(writer), Ok(runtime)) = (self.writer.take(), tokio::runtime::Handle::try_current()) {
+            drop(runtime.spawn_blocking(move || drop(writer)));
+        }
+    }
 }
 
 impl<M> Upload<M>
@@ -280,7 +296,8 @@ where
                 () = aborted.cancelled() => {
                     // Whoever aborts waits for the session to let go.
                     let writer = self.writer.take();
-                    let reference = writer.map(|writer| writer.reference().to_owned()).unwrap_or_default();
+                    let closed = blocking::run(move || writer.map(|writer| writer.reference().to_owned()));
+                    let reference = closed.await.unwrap_or_default();
                     self.over = true;
                     self.answers.push_back(Err(ContentError::Aborted { reference }.into()));
                     return Some(Vec::new());
