@@ -112,6 +112,7 @@ struct Parts {
     containers: Containers,
     meta: Meta,
     mounts: MountDir,
+    images: Images,
     tasks: Tasks,
 }
 
@@ -181,6 +182,7 @@ impl App {
             bus: bus.clone(),
             namespaces: Namespaces::new(store.clone(), blobs, bus.clone(), trigger),
             containers: Containers::new(store.clone(), bus.clone(), &meta),
+            images: Images::new(meta.clone(), settings::for_images(&config)),
             meta,
             mounts: MountDir::new(config.state.join("mounts")),
             tasks: tasks.clone(),
@@ -213,6 +215,7 @@ impl App {
 
         let mounts = self.parts.mounts.clone();
         blocking::run(move || mounts.clear()).await;
+        self.parts.images.settle(&self.parts.namespaces).await;
         let meta = self.parts.meta.clone();
         self.tracker.spawn(schedule::run(meta, self.config.gc.clone(), self.stop.child_token()));
 
@@ -254,8 +257,7 @@ impl App {
         }
         let parts = &self.parts;
         let identity = self.home.identity()?;
-        let (images, streams) =
-            (Images::new(parts.meta.clone(), settings::for_images(&self.config)), Streams::default());
+        let (images, streams) = (parts.images.clone(), Streams::default());
         let introspection = api::introspection::Introspection::new(self.rows.clone(), identity, parts.tasks.clone());
         Ok(Routes::default()
             .add_service(sized!(VersionServer, api::version::Version))

@@ -25,10 +25,13 @@ mod unpack;
 use std::num::NonZero;
 use std::sync::Arc;
 
+use model::Namespace;
 use model::platform::Platform;
 use tokio::sync::Semaphore;
+use tracing::{info, warn};
 
 use crate::meta::Meta;
+use crate::namespaces::Namespaces;
 use locks::Locks;
 
 pub use error::TransferError;
@@ -80,6 +83,29 @@ impl Images {
             locks: Locks::default(),
             downloads: Arc::new(Semaphore::new(MAX_DOWNLOADS)),
             extractions: Arc::new(Semaphore::new(processors.max(MIN_EXTRACTIONS))),
+        }
+    }
+}
+
+impl Images {
+    /// Lets go of what transfers held that a crash interrupted. To be called once, before requests are served; what was fetched
+    /// of a blob stays, for who wants it next.
+    pub async fn settle(&self, namespaces: &Namespaces) {
+        let all = match namespaces.list().await {
+            Ok(all) => all,
+            Err(error) => {
+                warn!(%error, "leases of interrupted transfers not removed; they expire");
+                return;
+            }
+        };
+        for namespace in all.into_iter().filter_map(|(name, _)| Namespace::new(name).ok()) {
+            match lease::settle(&self.meta, &namespace).await {
+                Ok(0) => {}
+                Ok(leases) => info!(ns = %namespace, leases, "let go of what interrupted transfers held"),
+                Err(error) => {
+                    warn!(ns = %namespace, %error, "leases of interrupted transfers not removed; they expire")
+                }
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::try_join_all;
-use model::{Digest, Labels};
+use model::{Digest, Labels, Namespace};
 
 use crate::api::Scope;
 use crate::gc::labels::EXPIRE;
@@ -12,6 +12,18 @@ use crate::meta::leases::{LeaseError, Resource, nanoseconds, random_text};
 
 /// How long a transfer is protected if the daemon dies in the middle of it.
 const LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Marks the leases of transfers. A daemon that begins has none under way.
+const LABEL_TRANSFER: &str = "gantry.io/transfer";
+
+/// Removes the leases of transfers that an earlier daemon did not come to end, so that what they held is collected; how many.
+pub(super) async fn settle(meta: &Meta, namespace: &Namespace) -> Result<usize, LeaseError> {
+    let left = meta.leases(namespace, &[format!("labels.{LABEL_TRANSFER:?}==true")])?;
+    for lease in &left {
+        meta.delete_lease(namespace.clone(), lease.id.clone()).await?;
+    }
+    Ok(left.len())
+}
 
 /// A scope with a lease. A lease of ours is removed with it; one of the client's stays.
 #[derive(Debug)]
@@ -27,7 +39,10 @@ impl Held {
         if scope.lease.is_some() {
             return Ok(Self { meta: meta.clone(), scope, ours: false });
         }
-        let labels = Labels::from([(EXPIRE.to_owned(), rfc3339(SystemTime::now() + LIFE))]);
+        let labels = Labels::from([
+            (EXPIRE.to_owned(), rfc3339(SystemTime::now() + LIFE)),
+            (LABEL_TRANSFER.to_owned(), "true".to_owned()),
+        ]);
         let id = format!("{}-{}", nanoseconds(), random_text(8));
         // Before it is made: if nobody waits for that any more, it is made all the same, and has to go again.
         let held = Self { meta: meta.clone(), scope: Scope { lease: Some(id.clone()), ..scope }, ours: true };

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use model::Digest;
+use proto::services::leases::v1::leases_client::LeasesClient;
+use proto::services::leases::v1::{CreateRequest, ListRequest};
 use serde_json::json;
 use tonic::Code;
 
@@ -384,4 +386,19 @@ async fn hostile_layers_write_nothing_outside() {
     }
     assert!(image_names(&server).await.len() <= 3);
     assert!(!contents(&server).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_begins_lets_go_of_what_an_earlier_one_was_pulling() {
+    let server = Server::start().await;
+    let labels = [("gantry.io/transfer".to_owned(), "true".to_owned())].into();
+    let mut client = LeasesClient::new(server.channel.clone());
+    let ours = CreateRequest { id: "ours".into(), labels };
+    client.create(crate::server::plain(ours)).await.unwrap();
+    let other = CreateRequest { id: "somebody's".into(), labels: Default::default() };
+    client.create(crate::server::plain(other)).await.unwrap();
+    let server = Server::start_in(server.stop().await).await;
+    let mut client = LeasesClient::new(server.channel.clone());
+    let left = client.list(crate::server::plain(ListRequest::default())).await.unwrap().into_inner().leases;
+    assert_eq!(left.iter().map(|lease| lease.id.as_str()).collect::<Vec<_>>(), ["somebody's"]);
 }
