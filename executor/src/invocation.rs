@@ -93,7 +93,7 @@ pub struct Exec {
     pub console_socket: Option<PathBuf>,
 }
 
-/// One command line, ready for [`spawn`](crate::spawn).
+/// One command line, ready for [`spawn`](crate::spawn()).
 #[derive(Debug, Clone)]
 pub struct Invocation {
     /// What it does.

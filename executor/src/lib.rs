@@ -2,7 +2,7 @@
 //!
 //! The caller is the shim: one thread, one epoll loop, never blocked by a runtime. So nothing here waits for a
 //! runtime. An [`Executor`] only *describes* a command line ([`Invocation`]) and *reads* its result ([`Outcome`]);
-//! the shim starts the process with [`spawn`], waits for it in its own loop and hands back how it ended:
+//! the shim starts the process with [`spawn()`], waits for it in its own loop and hands back how it ended:
 //!
 //! ```text
 //! executor.create(&create) ─► Invocation ─► spawn(&invocation, stdio) ─► Running { pid }
@@ -41,7 +41,7 @@ pub use spawn::{Ended, MAX_LOG, MAX_OUTPUT, Outcome, Running, StdioFds, spawn};
 ///
 /// * A method that returns an [`Invocation`] does no I/O and cannot fail; problems show when it is spawned or ends.
 /// * `create` leaves a process that waits. Its pid is in the pid file before the runtime process ends with 0; it is a
-///   child of the nearest subreaper, has inherited the three stdio descriptors given to [`spawn`] and no other, and
+///   child of the nearest subreaper, has inherited the three stdio descriptors given to [`spawn()`] and no other, and
 ///   runs nothing of the user until `start`.
 /// * `start` ends with 0 once the user's program has been executed, or fails with the reason. An exit of the program
 ///   right afterwards is not a failure of `start`.

@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
     /// The working directory.
     #[arg(short, long)]
     workdir: Option<String>,
-    /// Run as user[:group], by name or number.
+    /// Run as user or user:group, by name or number.
     #[arg(short, long)]
     user: Option<String>,
     /// The container.

@@ -34,10 +34,10 @@ pub(crate) struct Arguments {
     /// The working directory.
     #[arg(short, long)]
     workdir: Option<String>,
-    /// Run as user[:group], by name or number.
+    /// Run as user or user:group, by name or number.
     #[arg(short, long)]
     user: Option<String>,
-    /// Show a folder of the host inside: source:target[:ro]; again for more.
+    /// Show a folder of the host inside: source:target or source:target:ro; again for more.
     #[arg(short, long)]
     volume: Vec<String>,
     /// Use the host's network.
