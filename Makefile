@@ -29,7 +29,7 @@ build: deps-build ## Build the programs for the tests into target/gantry-bin
 	@tests/gather.sh "$(TARGET)/debug" "$(TARGET)/$(MUSL)/shim" "$(BIN)"
 
 build-release: deps-build ## Build the programs as they are installed
-	cargo build --locked --release -p daemon -p client
+	GANTRY_REVISION="$$(git describe --always --dirty 2>/dev/null || echo unknown)" cargo build --locked --release -p daemon -p client
 	cargo build --locked -p shim --profile shim --target $(MUSL)
 	@tests/gather.sh "$(TARGET)/release" "$(TARGET)/$(MUSL)/shim" "$(TARGET)/gantry-release"
 

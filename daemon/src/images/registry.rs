@@ -1,11 +1,13 @@
 //! Registries: what a pull and a push need of one, and the errors it may answer with.
 //!
 //! [`Registry`] is the seam to the network; [`client`] is the one that speaks HTTP. What comes back is not verified here except
-//! that it is bounded: [`super::resolve`] checks documents, [`super::fetch`] hashes blobs. Nothing here knows the store.
+//! that it is bounded: `resolve` checks documents, `fetch` hashes blobs. Nothing here knows the store.
 
 pub mod auth;
+mod challenge;
 pub mod client;
 mod error;
+pub mod scheme;
 
 use std::future::Future;
 use std::io;
