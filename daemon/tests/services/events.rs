@@ -155,3 +155,20 @@ async fn old_shims_publish_by_the_daemons_own_program() {
     let (succeeded, text) = publish("/nonexistent.sock", b"").await;
     assert!(!succeeded && text.contains("cannot reach the daemon on /nonexistent.sock"), "{text}");
 }
+
+#[tokio::test]
+async fn hundreds_may_listen_on_one_connection() {
+    const LISTENERS: usize = 300;
+    let server = Server::start().await;
+    let mut all = Vec::new();
+    for _ in 0..LISTENERS {
+        // A server that allows fewer streams would hold this one back until another ends.
+        let listening = tokio::time::timeout(WAIT, subscribe(&server, &[])).await;
+        all.push(listening.expect("a stream is granted in time").unwrap());
+    }
+    let request = PublishRequest { topic: "/tasks/exit".into(), event: Some(exit("c")) };
+    EventsClient::new(server.channel.clone()).publish(of("moby", request)).await.unwrap();
+    for events in &mut all {
+        assert_eq!(next(events).await.event, Some(exit("c")));
+    }
+}
