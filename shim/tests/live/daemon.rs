@@ -103,14 +103,14 @@ fn serve(mut socket: UnixStream, shared: &(Mutex<Shared>, Condvar)) {
             if state.is_away {
                 return;
             }
-            state.events.push(forward.envelope.unwrap());
-            shared.1.notify_all();
-            drop(state);
+            // Answered before anybody can make us go: an event that was taken without an answer comes again, rightly.
             let mut answer = Vec::new();
             encode(FrameKind::Response, frame.stream_id, &Response::ok(&()), &mut answer).unwrap();
             if socket.write_all(&answer).is_err() {
                 return;
             }
+            state.events.push(forward.envelope.unwrap());
+            shared.1.notify_all();
         }
         match socket.read(&mut buffer) {
             Ok(0) | Err(_) => return,

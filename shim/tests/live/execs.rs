@@ -155,3 +155,50 @@ fn a_child_that_keeps_the_output_open_delays_a_delete_but_does_not_stop_it() {
         assert_gone(&container);
     }
 }
+
+#[test]
+fn many_execs_leave_neither_memory_nor_descriptors_behind() {
+    const BATCH: u32 = 150;
+    for executor in executors() {
+        let mut machine = Machine::new(executor);
+        let container = machine.container(&["sleep", "1000"]);
+        let id = &container.id;
+        let mut client = machine.create(&container);
+        client.start(id, "").unwrap();
+        let shim = client.shim_pid();
+        let batch = |client: &mut Client, from: u32| {
+            for n in from..from + BATCH {
+                let exec = format!("e{n}");
+                client.call::<_, ()>("Exec", &exec_request(&container, &exec, &["true"])).unwrap();
+                client.start(id, &exec).unwrap();
+                client.wait(id, &exec).unwrap();
+                client.delete(id, &exec).unwrap();
+            }
+            (heap_kib(shim), std::fs::read_dir(format!("/proc/{shim}/fd")).unwrap().count())
+        };
+        let first = batch(&mut client, 0);
+        let second = batch(&mut client, BATCH);
+        assert!(second.0 <= first.0 + 64, "{executor}: private memory grew from {} to {} KiB", first.0, second.0);
+        assert_eq!(first.1, second.1, "{executor}: descriptors");
+        assert_eq!(
+            std::fs::read_dir(&container.bundle)
+                .unwrap()
+                .filter(|entry| { entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('e') })
+                .count(),
+            0,
+            "files of execs are left"
+        );
+        client.kill(id, "", 9).unwrap();
+        client.wait(id, "").unwrap();
+        client.delete(id, "").unwrap();
+        client.shut_down();
+        assert_gone(&container);
+    }
+}
+
+/// Memory that is nobody else's and in no file.
+fn heap_kib(pid: i32) -> u64 {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find(|line| line.starts_with("Anonymous:")).expect("the kernel tells");
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}

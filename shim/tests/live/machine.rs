@@ -20,7 +20,11 @@ use crate::client::Client;
 use crate::daemon::Daemon;
 
 pub(crate) const NAMESPACE: &str = "shim-test";
-const SHIM: &str = env!("CARGO_BIN_EXE_gantry-shim");
+
+/// The program under test: the one just built, or another build of it.
+fn shim() -> String {
+    std::env::var("GANTRY_TEST_SHIM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_gantry-shim").to_owned())
+}
 
 /// Which executors there are to test. Empty, with a word, when containers cannot run.
 pub(crate) fn executors() -> Vec<&'static str> {
@@ -106,7 +110,7 @@ impl Machine {
 
     fn command(&self, container: &Container) -> Command {
         fs::write(container.bundle.join("config.json"), container.spec.to_string()).unwrap();
-        let mut command = Command::new(SHIM);
+        let mut command = Command::new(shim());
         command.current_dir(&container.bundle);
         command.args(["-namespace", NAMESPACE, "-id", &container.id, "-address", "/run/shim-test.sock"]);
         command.args(["-publish-binary", "/bin/false", "-debug", "-some-new-flag=1"]);
@@ -192,7 +196,7 @@ impl Drop for Machine {
             }
             let bundle = self.path().join(id);
             eprintln!("log of {id}: {}", fs::read_to_string(bundle.join("log.json")).unwrap_or_default());
-            let mut command = Command::new(SHIM);
+            let mut command = Command::new(shim());
             command.args(["-namespace", NAMESPACE, "-id", id, "-address", "x", "-bundle"]).arg(&bundle).arg("delete");
             let _ = command.stdin(Stdio::null()).output();
         }
