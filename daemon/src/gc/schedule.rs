@@ -19,8 +19,15 @@ use crate::meta::Meta;
 /// The shortest time a collection is taken to last, so that the pause after it has a length.
 const SHORTEST_RUN: Duration = Duration::from_millis(5);
 
+/// The longest pause. Collection does not stop writers, so the share is a courtesy: what removing a big tree took must not keep
+/// the next one waiting for minutes, when clients expect what they deleted to be gone soon.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// The pause after a collection when the configuration allows it no share of the time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The pause after a collection that failed: what is wrong with the store or a driver will not be over at once.
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
 
 /// Without any other cause collection runs this often, for what expires.
 const EXPIRY_PERIOD: Duration = Duration::from_secs(10 * 60);
@@ -202,7 +209,8 @@ pub async fn run(meta: Meta, settings: Gc, stop: CancellationToken) {
             // Who asked may have stopped waiting.
             let _ = done.send(answer.clone());
         }
-        next = Instant::now() + pace.pause_after(began.elapsed());
+        let pause = pace.pause_after(began.elapsed());
+        next = Instant::now() + if found == Found::Everything { pause.max(RETRY_PAUSE) } else { pause };
     }
 }
 
@@ -223,7 +231,7 @@ impl Pace {
         if self.share <= 0.0 {
             return LONGEST_PAUSE.max(self.average);
         }
-        self.average.div_f64(self.share)
+        self.average.div_f64(self.share).min(PATIENCE)
     }
 }
 
@@ -268,7 +276,9 @@ mod tests {
     fn pauses_follow_the_share() {
         let mut pace = Pace::new(0.02);
         assert_eq!(pace.pause_after(Duration::from_millis(1)), Duration::from_millis(250));
-        assert!(pace.pause_after(Duration::from_secs(1)) > Duration::from_secs(10));
+        let longer = pace.pause_after(Duration::from_millis(20));
+        assert!(longer > Duration::from_millis(250) && longer < Duration::from_secs(1), "{longer:?}");
+        assert_eq!(pace.pause_after(Duration::from_secs(100)), PATIENCE);
         assert_eq!(Pace::new(0.0).pause_after(Duration::ZERO), LONGEST_PAUSE);
     }
 }
