@@ -4,7 +4,7 @@
 //! ([`crate::meta::barrier`]); records go a batch at a time, in a transaction that looks once more. A file goes only after its
 //! last record, and while nobody is about to record it anew ([`crate::meta::busy`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -155,26 +155,34 @@ fn collect_namespace(meta: &Meta, namespace: &Namespace, loose: &mut Loose) -> R
     let objects = read_objects(&meta.inner.store.read(), namespace, now)?;
     let mut dead = mark(&objects, meta.inner.barrier.pinned(namespace), now);
     drop(objects);
-    let order = dead.in_order();
+    let mut queue = VecDeque::from(dead.in_order());
     let mut removed = 0;
-    for batch in order.chunks(BATCH) {
-        let (barrier, namespace, batch) = (Arc::clone(&meta.inner.barrier), namespace.clone(), batch.to_vec());
+    while !queue.is_empty() {
+        let (barrier, inside) = (Arc::clone(&meta.inner.barrier), namespace.clone());
         let gone;
-        (dead, gone) = meta.inner.store.write({
-            let namespace = namespace.clone();
-            move |tx| {
-                dead.spare(barrier.take_touched(&namespace));
-                dead.spare(barrier.pinned(&namespace));
-                let mut gone = Vec::new();
-                for node in batch.into_iter().filter(|node| dead.contains(node)) {
-                    gone.extend(remove_record(tx, &namespace, node)?);
+        (dead, queue, gone) = meta.inner.store.write(move |tx| {
+            dead.spare(barrier.take_touched(&inside));
+            dead.spare(barrier.pinned(&inside));
+            let mut gone = Vec::new();
+            let mut budget = BATCH;
+            while budget > 0
+                && let Some(node) = queue.pop_front()
+            {
+                if !dead.contains(&node) {
+                    continue;
                 }
-                Ok::<_, StoreError>((dead, gone))
+                budget -= 1;
+                match remove_record(tx, &inside, node, &mut budget)? {
+                    Removed::Gone(one) => gone.push(one),
+                    Removed::Stays => {}
+                    Removed::InPart(node) => queue.push_front(node),
+                }
             }
+            Ok::<_, StoreError>((dead, queue, gone))
         })?;
         removed += gone.len();
         for one in gone {
-            announce(meta, &namespace, one, loose)?;
+            announce(meta, namespace, one, loose)?;
         }
     }
     Ok(removed)
@@ -266,10 +274,24 @@ enum Gone {
     Lease,
 }
 
-/// Removes the record of a dead object; `None` if there is none any more, or if it has to stay after all.
-fn remove_record(tx: &mut Tx<'_>, namespace: &Namespace, node: Node) -> Result<Option<Gone>, StoreError> {
+/// What became of a dead object.
+enum Removed {
+    Gone(Gone),
+    /// Its record is gone already, or it has to stay after all.
+    Stays,
+    /// There is more of it than one transaction should remove.
+    InPart(Node),
+}
+
+/// Removes the record of a dead object.
+fn remove_record(
+    tx: &mut Tx<'_>,
+    namespace: &Namespace,
+    node: Node,
+    budget: &mut usize,
+) -> Result<Removed, StoreError> {
     let ns = namespace.as_str();
-    Ok(match node {
+    let gone = match node {
         Node::Image(name) => {
             let key = store::key(&[ns, &name])?;
             let there = tx.contains(&tables::IMAGES, &key)?;
@@ -277,7 +299,7 @@ fn remove_record(tx: &mut Tx<'_>, namespace: &Namespace, node: Node) -> Result<O
             there.then_some(Gone::Image(name))
         }
         Node::Content(text) => {
-            let Ok(digest) = text.parse::<Digest>() else { return Ok(None) };
+            let Ok(digest) = text.parse::<Digest>() else { return Ok(Removed::Stays) };
             let key = store::key(&[ns, &text])?;
             let there = tx.contains(&tables::CONTENT, &key)?;
             tx.delete(&tables::CONTENT, &key)?;
@@ -286,9 +308,9 @@ fn remove_record(tx: &mut Tx<'_>, namespace: &Namespace, node: Node) -> Result<O
         }
         Node::Snapshot { snapshotter, name } => {
             let name = SnapshotName { namespace: namespace.clone(), snapshotter, key: name };
-            let Some(record) = tx.get(&tables::SNAPSHOTS, &name.record_key()?)? else { return Ok(None) };
+            let Some(record) = tx.get(&tables::SNAPSHOTS, &name.record_key()?)? else { return Ok(Removed::Stays) };
             if snapshots::has_children(tx, &name)? || snapshots::is_committing(tx, &name)? {
-                return Ok(None);
+                return Ok(Removed::Stays);
             }
             snapshots::forget(tx, &name, &record)?;
             Some(Gone::Snapshot { name, backend_key: record.backend_key })
@@ -302,14 +324,17 @@ fn remove_record(tx: &mut Tx<'_>, namespace: &Namespace, node: Node) -> Result<O
         Node::Lease(id) => {
             let key = store::key(&[ns, &id])?;
             let there = tx.contains(&tables::LEASES, &key)?;
-            tx.delete(&tables::LEASES, &key)?;
-            for resource in tx.keys(&tables::LEASE_RESOURCES, &store::prefix(&[ns, &id])?)? {
-                tx.delete(&tables::LEASE_RESOURCES, &resource)?;
+            let resources = leases::remove_resources(tx, namespace, &id, *budget)?;
+            *budget -= resources.removed;
+            if resources.more {
+                return Ok(Removed::InPart(Node::Lease(id)));
             }
+            tx.delete(&tables::LEASES, &key)?;
             there.then_some(Gone::Lease)
         }
         Node::Container(_) | Node::Sandbox(_) => None,
-    })
+    };
+    Ok(gone.map_or(Removed::Stays, Removed::Gone))
 }
 
 /// Tells of a removed record, and notes what file it may leave behind.

@@ -223,15 +223,20 @@ impl Meta {
     /// # Errors
     /// There is no such lease.
     pub async fn delete_lease(&self, namespace: Namespace, id: String) -> Result<(), LeaseError> {
-        let deleted = self.inner.store.submit(move |tx| {
-            let key = existing(tx, &namespace, &id)?;
-            tx.delete(&tables::LEASES, &key)?;
-            for resource in tx.keys(&tables::LEASE_RESOURCES, &store::prefix(&[namespace.as_str(), &id])?)? {
-                tx.delete(&tables::LEASE_RESOURCES, &resource)?;
+        loop {
+            let (namespace, id) = (namespace.clone(), id.clone());
+            let deleted = self.inner.store.submit(move |tx| {
+                let key = existing(tx, &namespace, &id)?;
+                let resources = remove_resources(tx, &namespace, &id, RESOURCES_AT_A_TIME)?;
+                if !resources.more {
+                    tx.delete(&tables::LEASES, &key)?;
+                }
+                Ok::<_, LeaseError>(!resources.more)
+            });
+            if deleted.await? {
+                break;
             }
-            Ok::<_, LeaseError>(())
-        });
-        deleted.await?;
+        }
         self.inner.trigger.deleted();
         Ok(())
     }
@@ -300,6 +305,32 @@ impl Meta {
         existing(&read, namespace, id)?;
         resources(&read, namespace, id)
     }
+}
+
+/// How many resources one transaction takes from a lease.
+const RESOURCES_AT_A_TIME: usize = 4096;
+
+/// How far the resources of a lease are removed.
+pub(crate) struct RemovedResources {
+    /// How many were.
+    pub(crate) removed: usize,
+    /// Whether there are more.
+    pub(crate) more: bool,
+}
+
+/// Removes at most `limit` of what a lease holds. The lease goes last, so that a new one of that id does not begin with the rest.
+pub(crate) fn remove_resources(
+    tx: &mut Tx<'_>,
+    namespace: &Namespace,
+    id: &str,
+    limit: usize,
+) -> Result<RemovedResources, StoreError> {
+    let held = store::prefix(&[namespace.as_str(), id])?;
+    let keys = tx.keys_from(&tables::LEASE_RESOURCES, &held, None, limit)?;
+    for key in &keys {
+        tx.delete(&tables::LEASE_RESOURCES, key)?;
+    }
+    Ok(RemovedResources { removed: keys.len(), more: tx.any(&tables::LEASE_RESOURCES, &held)? })
 }
 
 /// What a lease holds.

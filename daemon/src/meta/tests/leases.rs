@@ -114,3 +114,30 @@ async fn the_lease_of_the_metadata_holds_what_is_made() {
     assert!(!rig.has_blob(&digest));
     assert_eq!(rig.driver_snapshots(), 0);
 }
+
+#[tokio::test]
+async fn a_lease_of_any_size_can_go() {
+    let rig = Rig::new();
+    let mut leases = rig.leases();
+    for (id, pairs) in [("deleted", &[][..]), ("expired", &[("containerd.io/gc.expire", "2020-01-01T00:00:00Z")])] {
+        leases.create(DEFAULT.request(CreateRequest { id: id.into(), labels: labels(pairs) })).await.unwrap();
+        // More than one transaction may write.
+        for part in 0..5 {
+            let id = id.to_owned();
+            let fill = move |tx: &mut store::Tx<'_>| {
+                for number in 0..3_000 {
+                    let name = format!("{part}-{number:0300}");
+                    let key = store::key(&["default", &id, "images", &name])?;
+                    let record = store::record::LeaseResourceRecord { added_at: std::time::SystemTime::now() };
+                    tx.put(&store::tables::LEASE_RESOURCES, &key, &record)?;
+                }
+                Ok::<_, store::StoreError>(())
+            };
+            rig.meta.inner.store.write(fill).unwrap();
+        }
+    }
+    leases.delete(DEFAULT.request(DeleteRequest { id: "deleted".into(), sync: true })).await.unwrap();
+    let left = store::Read::count(&rig.meta.inner.store.read(), &store::tables::LEASE_RESOURCES, b"").unwrap();
+    assert_eq!(left, 0);
+    assert!(rig.meta.leases(&DEFAULT.namespace(), &[]).unwrap().is_empty());
+}

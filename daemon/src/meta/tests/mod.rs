@@ -6,9 +6,11 @@ mod images;
 mod layers;
 mod leases;
 mod recovery;
+mod remote;
 mod snapshots;
 mod upload;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,8 +66,18 @@ impl Rig {
         Self::open(Arc::new(tempfile::tempdir().unwrap()), Sharing::Isolated)
     }
 
+    /// With one more driver.
+    fn with_driver(driver: impl FnOnce(&Path) -> (String, Arc<dyn Snapshotter>)) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        Self::build(dir, Sharing::Shared, |dir| vec![driver(dir)]).collecting()
+    }
+
     fn open(dir: Arc<tempfile::TempDir>, sharing: Sharing) -> Self {
-        let rig = Self::without_collection(dir, sharing);
+        Self::without_collection(dir, sharing).collecting()
+    }
+
+    fn collecting(self) -> Self {
+        let rig = self;
         // Collection runs when somebody waits for it, not by itself, so that tests see what they made.
         let settings = Gc {
             pause_threshold: 0.000_001,
@@ -79,10 +91,19 @@ impl Rig {
     }
 
     fn without_collection(dir: Arc<tempfile::TempDir>, sharing: Sharing) -> Self {
+        Self::build(dir, sharing, |_| Vec::new())
+    }
+
+    fn build(
+        dir: Arc<tempfile::TempDir>,
+        sharing: Sharing,
+        more: impl FnOnce(&Path) -> Vec<(String, Arc<dyn Snapshotter>)>,
+    ) -> Self {
         let store = Store::open(&dir.path().join("meta"), store::Options::default()).unwrap();
         let blobs = BlobStore::open(&dir.path().join("content")).unwrap();
         let native = Native::open(&dir.path().join("native"), store.clone()).unwrap();
-        let drivers = Drivers::from([(NATIVE.to_owned(), Arc::new(native) as Arc<dyn Snapshotter>)]);
+        let mut drivers = Drivers::from([(NATIVE.to_owned(), Arc::new(native) as Arc<dyn Snapshotter>)]);
+        drivers.extend(more(dir.path()));
         let bus = Bus::new();
         let parts = Parts { store, blobs, sharing, drivers, bus: bus.clone(), trigger: schedule::Trigger::default() };
         let meta = Meta::new(parts);
