@@ -13,6 +13,7 @@ mod log;
 mod record;
 mod refuse;
 mod sealed;
+mod setup;
 mod verbs;
 mod workload;
 

@@ -7,7 +7,7 @@
 
 use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, SFlag, fstat};
-use rustix::fs::{Access, AtFlags, Gid, Uid, accessat, fchown};
+use rustix::fs::{Access, AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, accessat, fchown, mkdirat, open, openat2};
 use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
 
 use super::caps::Capabilities;
@@ -80,16 +80,41 @@ impl Workload {
         if !self.cwd.is_absolute() {
             return Err("Cwd must be an absolute path".to_owned());
         }
-        if !self.cwd.is_dir() {
-            let _as_root = FileOwner::root(uid);
-            std::fs::create_dir_all(&self.cwd).map_err(|error| failed("mkdir", &go_text(&error)))?;
-        }
-        std::env::set_current_dir(&self.cwd).map_err(|error| failed("chdir to cwd", &go_text(&error)))?;
+        let folder = self.open_cwd(uid).map_err(|(step, error)| failed(step, &go_text(&error.into())))?;
+        rustix::process::fchdir(&folder).map_err(|error| failed("chdir to cwd", &go_text(&error.into())))?;
         // The kernel names a folder outside of our root with a prefix that is no path; std maps that to an error or not.
         match nix::unistd::getcwd() {
             Ok(path) if path.is_absolute() => Ok(()),
             Ok(_) | Err(_) => Err(BREAKOUT.to_owned()),
         }
+    }
+
+    /// Opens the working folder part by part. Never through the links of `/proc/*/fd`, which lead to whatever the runtime
+    /// has open on the host.
+    fn open_cwd(&self, uid: u32) -> Result<OwnedFd, (&'static str, rustix::io::Errno)> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let root = open("/", flags, Mode::empty()).map_err(|error| ("open root for", error))?;
+        let find = |path: &Path| openat2(&root, path, flags, Mode::empty(), resolve);
+        let mut folder = find(Path::new(".")).map_err(|error| ("chdir to cwd", error))?;
+        for part in self.cwd.ancestors().collect::<Vec<_>>().into_iter().rev() {
+            let Some(name) = part.file_name() else { continue };
+            let inside = part.strip_prefix("/").unwrap_or(part);
+            folder = match find(inside) {
+                Err(rustix::io::Errno::NOENT) => {
+                    let _as_root = FileOwner::root(uid);
+                    let mode = Mode::from_raw_mode(0o755);
+                    mkdirat(&folder, name, mode).map_err(|error| ("mkdir", error))?;
+                    find(inside)
+                }
+                found => found,
+            }
+            .map_err(|error| ("chdir to cwd", error))?;
+        }
+        // Once more as a whole: a path with `..` ends elsewhere than its last part.
+        let inside = self.cwd.strip_prefix("/").unwrap_or(&self.cwd);
+        let inside = if inside.as_os_str().is_empty() { Path::new(".") } else { inside };
+        find(inside).map_err(|error| ("chdir to cwd", error))
     }
 
     /// Whether the user, with the capabilities it will have, may execute the file.
