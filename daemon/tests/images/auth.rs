@@ -53,6 +53,9 @@ async fn bearer(made: &Made, image: &Image, realm: impl Fn(&str) -> String) -> F
         let authorization = asked.headers.get("authorization").map(String::as_str);
         if asked.path.starts_with("/token") {
             return match authorization {
+                None if asked.body.contains("refresh_token=refresh%26me") => {
+                    Answer::new(200, format!(r#"{{"access_token":"{TOKEN}"}}"#))
+                }
                 Some(BASIC) => Answer::new(200, format!(r#"{{"token":"{TOKEN}","expires_in":300}}"#)),
                 _ => Answer::new(401, r#"{"details":"incorrect username or password"}"#),
             };
@@ -140,12 +143,30 @@ async fn wrong_credentials_are_denied_and_repeated_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refresh_token_is_refused_by_name() {
+async fn a_refresh_token_is_exchanged() {
+    if !root() {
+        return;
+    }
     let (made, image) = made();
-    let (server, fake) = (Server::start().await, basic(&made, &image).await);
-    let refresh = AuthResponse { auth_type: AuthType::Refresh as i32, secret: "r".into(), ..Default::default() };
-    let error = pull_as(&server, &fake.name("a:t"), |_| refresh.clone()).await;
-    refused(error, Code::PermissionDenied, "refresh tokens are not supported yet");
+    let server = Server::start().await;
+    let refresh = |secret: &str| AuthResponse {
+        auth_type: AuthType::Refresh as i32,
+        secret: secret.into(),
+        ..Default::default()
+    };
+    let fake = bearer(&made, &image, |host| format!("http://{host}/token")).await;
+    pull_as(&server, &fake.name("a:t"), |_| refresh("refresh&me")).await.unwrap();
+    let asked = fake.asked();
+    let token = asked.iter().find(|asked| asked.path.starts_with("/token")).unwrap();
+    assert_eq!(token.method, "POST");
+    for pair in ["grant_type=refresh_token", "refresh_token=refresh%26me", "scope=repository%3Aa%3Apull", "service=s"] {
+        assert!(token.body.split('&').any(|one| one == pair), "{pair} in {}", token.body);
+    }
+    let error = pull_as(&server, &fake.name("b:t"), |_| refresh("wrong")).await;
+    refused(error, Code::PermissionDenied, "incorrect");
+    let basic = basic(&made, &image).await;
+    let error = pull_as(&server, &basic.name("a:t"), |_| refresh("r")).await;
+    refused(error, Code::PermissionDenied, "takes no refresh token");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,7 @@ pub struct Asked {
     pub method: String,
     pub path: String,
     pub headers: BTreeMap<String, String>,
+    pub body: String,
 }
 
 impl Asked {
@@ -158,7 +159,7 @@ async fn serve(connection: TcpStream, decide: impl Fn(&Asked) -> Answer) {
     }
     let mut words = line.split_whitespace().map(str::to_owned);
     let (Some(method), Some(path)) = (words.next(), words.next()) else { return };
-    let mut asked = Asked { method, path, headers: BTreeMap::new() };
+    let mut asked = Asked { method, path, ..Asked::default() };
     loop {
         line.clear();
         if connection.read_line(&mut line).await.is_err() || line.trim().is_empty() {
@@ -171,6 +172,7 @@ async fn serve(connection: TcpStream, decide: impl Fn(&Asked) -> Answer) {
     let length = asked.headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
     let _ = connection.read_exact(&mut body).await;
+    asked.body = String::from_utf8_lossy(&body).into_owned();
     let answer = decide(&asked);
     let mut head = format!("HTTP/1.1 {} -\r\nConnection: close\r\n", answer.status);
     head += &format!("Content-Length: {}\r\n", answer.length.unwrap_or(answer.body.len()));

@@ -11,12 +11,8 @@ use std::io;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use http_auth::ParamValue;
-use http_auth::parser::ChallengeParser;
 use model::reference::Reference;
 use model::{Descriptor, Digest};
 use oci_distribution::client::{BlobResponse, ClientConfig, ClientProtocol};
@@ -25,10 +21,12 @@ use oci_distribution::secrets::RegistryAuth;
 use oci_distribution::{Client, Reference as OciReference, RegistryOperation};
 use proto::bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
-use reqwest::{RequestBuilder, Response, StatusCode};
+use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use tokio::sync::Mutex;
 
 use super::auth::{Asker, Credentials, Secret};
+use super::challenge::{self, TokenService};
+use super::scheme::Scheme;
 use super::{Fetched, Incoming, Registry, RegistryError, Version, error};
 use crate::images::document::MAX_DOCUMENT_BYTES;
 
@@ -48,34 +46,6 @@ const USER_AGENT: &str = concat!("gantry/", env!("CARGO_PKG_VERSION"));
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json, */*";
-
-/// How to speak to a registry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scheme {
-    /// Without encryption.
-    Http,
-    /// With it.
-    Https,
-}
-
-impl Scheme {
-    /// The scheme for a host that nobody said anything about: encryption, except on this very machine.
-    pub fn for_host(host: &str) -> Self {
-        let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((address, _)) => address,
-            None => host.split_once(':').map_or(host, |(name, _)| name),
-        };
-        let loopback = name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-        if loopback || name == "localhost" { Self::Http } else { Self::Https }
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
-}
 
 /// How we are known at the registry by now.
 #[derive(Clone, Default)]
@@ -220,8 +190,12 @@ impl Remote {
                 self.check_realm(&challenges)?;
                 RegistryAuth::Basic(user, password.expose().to_owned())
             }
-            Credentials::Refresh(_) => return Err(refused("refresh tokens are not supported yet".to_owned())),
-            Credentials::Header(value) => from_header(&value)
+            Credentials::Refresh(token) => {
+                self.check_realm(&challenges)?;
+                let token = self.exchange(what, &challenges, &token).await?;
+                RegistryAuth::Bearer(token.expose().to_owned())
+            }
+            Credentials::Header(value) => challenge::from_header(&value)
                 .ok_or_else(|| refused("an Authorization header must be of the scheme Basic or Bearer".to_owned()))?,
         };
         let repository = self.repository_reference();
@@ -243,12 +217,40 @@ impl Remote {
         Ok(login.known.clone())
     }
 
+    /// Exchanges a refresh token for one that the registry takes.
+    async fn exchange(&self, what: &str, challenges: &[String], refresh: &Secret) -> Result<Secret, RegistryError> {
+        let refused = |why: String| RegistryError::Credentials { host: self.host().to_owned(), why };
+        let service = challenge::token_services(challenges).into_iter().next();
+        let service = service.ok_or_else(|| refused("it takes no refresh token".to_owned()))?;
+        let actions = if self.operation == RegistryOperation::Push { "pull,push" } else { "pull" };
+        let scope = format!("repository:{}:{actions}", self.reference.path());
+        let mut form = vec![
+            ("grant_type", "refresh_token"),
+            ("client_id", "gantry"),
+            ("refresh_token", refresh.expose()),
+            ("scope", &scope),
+        ];
+        form.extend(service.service.iter().map(|name| ("service", name.as_str())));
+        // An address only to write the form as addresses have it.
+        let form = Url::parse_with_params("http://localhost", form).ok();
+        let form = form.and_then(|url| url.query().map(str::to_owned)).unwrap_or_default();
+        let request =
+            self.http.post(&service.realm).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form);
+        let response = self.send_as(what, request, &Known::Nobody).await?;
+        let status = response.status();
+        let body = read_body(response, MAX_REFUSAL_BYTES).await.unwrap_or_default().unwrap_or_default();
+        if !status.is_success() {
+            return Err(RegistryError::answer(self.host(), what.to_owned(), status.as_u16(), &body));
+        }
+        challenge::token(&body).ok_or_else(|| refused("its token service sends no token".to_owned()))
+    }
+
     /// A password goes over an encrypted connection to the token service if it does to the registry.
     fn check_realm(&self, challenges: &[String]) -> Result<(), RegistryError> {
         if self.scheme == Scheme::Http {
             return Ok(());
         }
-        for realm in challenges.iter().flat_map(|challenge| realms(challenge)) {
+        for TokenService { realm, .. } in challenge::token_services(challenges) {
             if !realm.starts_with("https://") {
                 return Err(RegistryError::Credentials {
                     host: self.host().to_owned(),
@@ -413,30 +415,6 @@ fn is_unauthorized(error: &OciDistributionError) -> bool {
     }
 }
 
-/// The token services that a challenge names.
-fn realms(challenge: &str) -> Vec<String> {
-    let bearer = ChallengeParser::new(challenge)
-        .filter_map(Result::ok)
-        .filter(|challenge| challenge.scheme.eq_ignore_ascii_case("bearer"));
-    let realm =
-        |(name, value): (&str, ParamValue<'_>)| name.eq_ignore_ascii_case("realm").then(|| value.to_unescaped());
-    bearer.flat_map(|challenge| challenge.params.into_iter().filter_map(realm).collect::<Vec<_>>()).collect()
-}
-
-/// What the value of an `Authorization` header says.
-fn from_header(value: &Secret) -> Option<RegistryAuth> {
-    let (scheme, rest) = value.expose().split_once(' ')?;
-    if scheme.eq_ignore_ascii_case("bearer") {
-        return Some(RegistryAuth::Bearer(rest.trim().to_owned()));
-    }
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = String::from_utf8(STANDARD.decode(rest.trim()).ok()?).ok()?;
-    let (user, password) = decoded.split_once(':')?;
-    Some(RegistryAuth::Basic(user.to_owned(), password.to_owned()))
-}
-
 /// Chooses the cryptography of TLS, once for the process.
 fn use_ring() {
     static CHOSEN: OnceLock<()> = OnceLock::new();
@@ -452,38 +430,12 @@ mod tests {
     use crate::images::document::media_type;
 
     #[test]
-    fn this_machine_is_spoken_to_without_encryption() {
-        for (host, scheme) in [
-            ("localhost", Scheme::Http),
-            ("localhost:5000", Scheme::Http),
-            ("127.0.0.1:5000", Scheme::Http),
-            ("127.9.9.9", Scheme::Http),
-            ("[::1]:5000", Scheme::Http),
-            ("localhost.example:5000", Scheme::Https),
-            ("docker.io", Scheme::Https),
-            ("10.0.0.1:5000", Scheme::Https),
-            ("[2001:db8::1]:5000", Scheme::Https),
-        ] {
-            assert_eq!(Scheme::for_host(host), scheme, "{host}");
-        }
-    }
-
-    #[test]
     fn documents_that_can_be_read_are_asked_for() {
         for wanted in
             [media_type::OCI_INDEX, media_type::OCI_MANIFEST, media_type::DOCKER_INDEX, media_type::DOCKER_MANIFEST]
         {
             assert!(ACCEPTED.split(", ").any(|accepted| accepted == wanted), "{wanted}");
         }
-    }
-
-    #[test]
-    fn a_header_is_taken_apart() {
-        let read = |value: &str| from_header(&Secret::new(value));
-        assert_eq!(read("Bearer abc"), Some(RegistryAuth::Bearer("abc".into())));
-        assert_eq!(read("basic dXNlcjpwYTpzcw=="), Some(RegistryAuth::Basic("user".into(), "pa:ss".into())));
-        assert_eq!(read("Digest x"), None);
-        assert_eq!(read("Basic !"), None);
     }
 
     #[test]
