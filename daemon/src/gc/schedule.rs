@@ -1,6 +1,7 @@
 //! When collection runs: soon after something was deleted, at once when somebody waits for it, never so often that it is in the way.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +43,35 @@ pub struct Trigger {
 struct Shared {
     work: Mutex<Work>,
     wake: Notify,
+    thresholds: Thresholds,
+}
+
+/// How much of what makes collection more urgent; 0 for no amount. Nothing is known of it before the schedule runs.
+#[derive(Debug, Default)]
+struct Thresholds {
+    changes: AtomicU64,
+    deletions: AtomicU64,
+}
+
+impl Thresholds {
+    fn set(&self, settings: &Gc) {
+        self.changes.store(settings.mutation_threshold, Ordering::Relaxed);
+        self.deletions.store(settings.deletion_threshold, Ordering::Relaxed);
+    }
+
+    fn urgency(&self, work: &Work) -> Urgency {
+        let reached = |count: u64, threshold: &AtomicU64| match threshold.load(Ordering::Relaxed) {
+            0 => false,
+            threshold => count >= threshold,
+        };
+        if !work.waiting.is_empty() || reached(work.deletions, &self.deletions) {
+            Urgency::Now
+        } else if work.deletions > 0 || reached(work.changes, &self.changes) {
+            Urgency::Tick
+        } else {
+            Urgency::None
+        }
+    }
 }
 
 /// What has come together since the last collection.
@@ -63,7 +93,7 @@ pub struct Loose {
 }
 
 /// How soon collection has to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Urgency {
     /// There is no cause.
     None,
@@ -76,32 +106,40 @@ enum Urgency {
 impl Trigger {
     /// Says that records were written.
     pub fn changed(&self) {
-        self.lock().changes += 1;
-        self.shared.wake.notify_one();
+        self.note(|work| work.changes += 1);
     }
 
     /// Says that something is gone that may have held something else.
     pub fn deleted(&self) {
-        self.lock().deletions += 1;
-        self.shared.wake.notify_one();
+        self.note(|work| work.deletions += 1);
     }
 
     /// Says that a record of a snapshot is gone.
     pub fn unmapped(&self, snapshotter: String, backend_key: String) {
-        let mut work = self.lock();
-        work.deletions += 1;
-        work.loose.snapshots.insert((snapshotter, backend_key));
-        drop(work);
-        self.shared.wake.notify_one();
+        self.note(|work| {
+            work.deletions += 1;
+            work.loose.snapshots.insert((snapshotter, backend_key));
+        });
     }
 
     /// Says that a record of a blob is gone.
     pub fn unheld(&self, digest: Digest) {
+        self.note(|work| {
+            work.deletions += 1;
+            work.loose.blobs.insert(digest);
+        });
+    }
+
+    /// Notes a cause, and wakes the schedule if it became more urgent by it.
+    fn note(&self, cause: impl FnOnce(&mut Work)) {
         let mut work = self.lock();
-        work.deletions += 1;
-        work.loose.blobs.insert(digest);
+        let before = self.shared.thresholds.urgency(&work);
+        cause(&mut work);
+        let more_urgent = self.shared.thresholds.urgency(&work) > before;
         drop(work);
-        self.shared.wake.notify_one();
+        if more_urgent {
+            self.shared.wake.notify_one();
+        }
     }
 
     /// Lets collection run, and waits for one that began after this call.
@@ -113,22 +151,12 @@ impl Trigger {
     /// It runs all the same.
     pub async fn collect(&self) -> Result<(), Failure> {
         let (done, answer) = oneshot::channel();
-        self.lock().waiting.push(done);
-        self.shared.wake.notify_one();
+        self.note(|work| work.waiting.push(done));
         answer.await.unwrap_or_else(|_| Err(Stopping.into()))
     }
 
-    fn urgency(&self, settings: &Gc) -> Urgency {
-        let work = self.lock();
-        let many = settings.deletion_threshold > 0 && work.deletions >= settings.deletion_threshold;
-        let changed = settings.mutation_threshold > 0 && work.changes >= settings.mutation_threshold;
-        if many || !work.waiting.is_empty() {
-            Urgency::Now
-        } else if work.deletions > 0 || changed {
-            Urgency::Tick
-        } else {
-            Urgency::None
-        }
+    fn urgency(&self) -> Urgency {
+        self.shared.thresholds.urgency(&self.lock())
     }
 
     fn take(&self) -> Work {
@@ -155,13 +183,14 @@ impl model::Classify for Stopping {
 /// Runs collection whenever there is a cause, until `stop`. The first run also looks for what a crash left.
 pub async fn run(meta: Meta, settings: Gc, stop: CancellationToken) {
     let trigger = meta.trigger().clone();
+    trigger.shared.thresholds.set(&settings);
     let mut pace = Pace::new(settings.pause_threshold);
     let mut next = Instant::now() + settings.startup_delay;
     let mut found = Found::Everything;
     // What could not be removed yet, for one a snapshot that others still stand on.
     let mut left = Loose::default();
     loop {
-        let urgency = if found == Found::Everything { Urgency::Tick } else { trigger.urgency(&settings) };
+        let urgency = if found == Found::Everything { Urgency::Tick } else { trigger.urgency() };
         let now = match urgency {
             Urgency::Now => {
                 tokio::select! {
@@ -175,7 +204,7 @@ pub async fn run(meta: Meta, settings: Gc, stop: CancellationToken) {
                     () = stop.cancelled() => return,
                     () = tokio::time::sleep_until(at) => true,
                     // There is a new cause: look again.
-                    () = trigger.shared.wake.notified() => trigger.urgency(&settings) == Urgency::Now,
+                    () = trigger.shared.wake.notified() => trigger.urgency() == Urgency::Now,
                 }
             }
         };
@@ -263,13 +292,15 @@ mod tests {
         ] {
             let trigger = Trigger::default();
             cause(&trigger);
-            assert_eq!(trigger.urgency(&settings()), urgency);
-            assert_eq!(trigger.urgency(&Gc { deletion_threshold: 2, ..settings() }), with_threshold);
+            trigger.shared.thresholds.set(&settings());
+            assert_eq!(trigger.urgency(), urgency);
+            trigger.shared.thresholds.set(&Gc { deletion_threshold: 2, ..settings() });
+            assert_eq!(trigger.urgency(), with_threshold);
         }
         let trigger = Trigger::default();
         trigger.unheld(digest.clone());
         assert_eq!(trigger.take().loose.blobs, BTreeSet::from([digest.clone()]));
-        assert_eq!(trigger.urgency(&settings()), Urgency::None);
+        assert_eq!(trigger.urgency(), Urgency::None);
     }
 
     #[test]
