@@ -21,6 +21,10 @@ pub(crate) const LISTEN_VARIABLE: &str = "GANTRY_SHIM_LISTEN_FD";
 /// The environment variable with the daemon's socket for events.
 pub(crate) const TTRPC_VARIABLE: &str = "TTRPC_ADDRESS";
 
+/// Variables that mean the daemon or this process. An executor would take them for its own: `runc` for one makes a
+/// container announce itself to the daemon's service manager, and hands descriptors on to it.
+const NOT_FOR_CHILDREN: [&str; 5] = [LISTEN_VARIABLE, "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+
 /// Where descriptors go that are in the way.
 const OUT_OF_THE_WAY: i32 = 10;
 
@@ -57,6 +61,8 @@ pub(crate) enum ServeError {
 /// See [`ServeError`]
 pub(crate) fn run(args: &Args) -> Result<(), ServeError> {
     let listener = take_listener()?;
+    sys::close_all_but(&listener);
+    sys::forget_variables(&NOT_FOR_CHILDREN);
     let setup = |what| move |source| ServeError::Setup { what, source };
     let slots = Slots::reserve().map_err(setup("reserve descriptors"))?;
     let bundle = std::env::current_dir().map_err(setup("find the bundle"))?;

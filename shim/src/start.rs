@@ -2,7 +2,7 @@
 //!
 //! When this returns, the server's socket accepts: it listens already here, and is handed over.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -58,7 +58,9 @@ pub(crate) fn run(args: &Args) -> Result<(), StartError> {
     }
     let mut input = Vec::new();
     // What cannot be read is as good as nothing: all of it is optional.
-    let _ = io::stdin().take(MAX_INPUT_BYTES).read_to_end(&mut input);
+    if !io::stdin().is_terminal() {
+        let _ = io::stdin().take(MAX_INPUT_BYTES).read_to_end(&mut input);
+    }
     let bootstrap = bootstrap::read(&input, args);
     let group = Spec::read(&bundle).ok().and_then(|spec| spec.group().map(ToOwned::to_owned));
     let dir = bootstrap.socket_dir.clone().unwrap_or_else(|| address::DEFAULT_DIR.into());

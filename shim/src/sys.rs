@@ -42,6 +42,28 @@ pub(crate) fn pidfd_send_signal(pidfd: impl AsFd, signal: u32) -> io::Result<()>
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Closes every descriptor above standard error but `kept`: what a daemon has left open would go on to each child of ours.
+/// To be called before this process has opened anything of its own. Kernels before 5.9 cannot do it, and it is no error.
+#[expect(unsafe_code, reason = "descriptors that nobody owns can be closed in no other way")]
+pub(crate) fn close_all_but(kept: impl AsFd) {
+    let kept = kept.as_fd().as_raw_fd().unsigned_abs();
+    for (first, last) in [(3, kept.saturating_sub(1)), (kept.saturating_add(1), libc::c_uint::MAX)] {
+        if first <= last {
+            // SAFETY: by the caller's word nothing in this process owns any of them.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+    }
+}
+
+/// Removes variables from the environment that all children get.
+#[expect(unsafe_code, reason = "another thread might read the environment")]
+pub(crate) fn forget_variables(names: &[&str]) {
+    for name in names {
+        // SAFETY: this process has one thread.
+        unsafe { std::env::remove_var(name) };
+    }
+}
+
 /// Closes `held` in a child, so that what the kernel does at its last close takes the child's time. The child ends by itself,
 /// and keeps nothing else of ours open: nobody must take it for us, or wait for an end of file because of it.
 ///

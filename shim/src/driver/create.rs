@@ -159,9 +159,9 @@ impl Driver {
         let Some(launch) = process.launch.take() else { return Ok(()) };
         let invocation = self.launch_invocation(number, &launch.process_spec)?;
         self.run_job(&invocation, launch.ends.as_fds(), Then::Launched(number, launch.caller))?;
-        // The process has its ends now; with ours open too, nobody would ever see the end of its output.
+        // The process has its ends now; with ours open too, nobody would ever see the end of its output. What comes out is
+        // taken when the process is made: if it is not, that is the executor's complaint, which the caller gets as the error.
         drop(launch);
-        self.start_pumps(number);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use proto::events::{TaskExecStarted, TaskStart};
 use super::jobs::Then;
 use super::process::{Number, Phase};
 use super::{Caller, Driver};
-use crate::command::{Answer, Command, Refusal};
+use crate::command::{Answer, Command, Refusal, Status};
 use crate::events::Event;
 
 /// What a process that never ran is said to have ended with.
@@ -78,6 +78,10 @@ impl Driver {
             }
             _ => true,
         };
+        let init = self.container_of(number).and_then(|container| self.processes.get(&container.init));
+        if let Some(init) = init.filter(|init| matches!(init.status(), Status::Pausing | Status::Paused)) {
+            return Err(init.forbids("exec in"));
+        }
         let Some(process) = self.processes.get_mut(&number) else { return Err(Refusal::NoContainer) };
         if init_is_gone {
             return Err(Refusal::InitNotRunning(process.target.id.clone()));

@@ -143,10 +143,19 @@ impl Machine {
 
     /// Starts the server without `start`: its socket is handed over.
     pub(crate) fn serve(&self, container: &Container) -> PathBuf {
+        self.serve_with(container, &[])
+    }
+
+    /// The same with more in the environment.
+    pub(crate) fn serve_with(&self, container: &Container, variables: &[(&str, &str)]) -> PathBuf {
         let socket = self.path().join(format!("{}.sock", container.id));
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         let mut command = self.command(container);
-        command.env("GANTRY_SHIM_LISTEN_FD", "0").stdin(std::os::fd::OwnedFd::from(listener)).process_group(0);
+        command
+            .envs(variables.iter().copied())
+            .env("GANTRY_SHIM_LISTEN_FD", "0")
+            .stdin(std::os::fd::OwnedFd::from(listener))
+            .process_group(0);
         let mut server = command.spawn().unwrap();
         std::thread::spawn(move || server.wait());
         socket

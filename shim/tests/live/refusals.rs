@@ -100,3 +100,39 @@ fn nonsense_on_the_socket_hurts_nobody_else() {
         assert_gone(&container);
     }
 }
+
+#[test]
+fn executors_get_nothing_that_was_meant_for_the_daemon() {
+    for _ in executors().iter().take(1) {
+        let mut machine = Machine::new("builtin");
+        let mut container = machine.container(&["true"]);
+        let program = machine.path().join("spy");
+        let seen = machine.path().join("seen");
+        let script =
+            format!("#!/bin/busybox sh\n/bin/busybox env >{0}\necho /proc/self/fd/* >>{0}\nexit 1\n", seen.display());
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        container.request.options = Some(proto::any::pack(&proto::runc::v1::Options {
+            binary_name: program.display().to_string(),
+            ..Default::default()
+        }));
+        let leaked = std::fs::File::open("/dev/zero").unwrap();
+        rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
+        let socket = machine.serve_with(&container, &[("NOTIFY_SOCKET", "/run/notify"), ("LISTEN_FDS", "1")]);
+        let mut client = crate::client::Client::connect(&socket);
+        let shim = client.shim_pid();
+        let refused = client.call::<_, wire::CreateTaskResponse>("Create", &container.request).unwrap_err();
+        assert!(refused.message.starts_with("OCI runtime create failed: "), "{refused:?}");
+        let seen = std::fs::read_to_string(&seen).unwrap();
+        for name in ["NOTIFY_SOCKET", "LISTEN_FDS", "GANTRY_SHIM_LISTEN_FD"] {
+            assert!(!seen.contains(name), "{seen}");
+        }
+        let links: Vec<_> = std::fs::read_dir(format!("/proc/{shim}/fd"))
+            .unwrap()
+            .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+            .collect();
+        assert!(!links.contains(&"/dev/zero".into()), "{links:?}");
+        client.shut_down();
+        assert_gone(&container);
+    }
+}
