@@ -10,6 +10,7 @@ mod args;
 mod bundle;
 mod caps;
 mod log;
+mod loopback;
 mod record;
 mod refuse;
 mod sealed;

@@ -14,6 +14,7 @@ use super::args::{CreateOptions, ExecOptions};
 use super::bundle;
 use super::caps::Capabilities;
 use super::log::Reason;
+use super::loopback;
 use super::record::{Home, Record, Status};
 use super::refuse::unsupported;
 use super::verbs::{Context, VerbError, chain, io, refused, remove_leftovers};
@@ -122,7 +123,8 @@ impl Context<'_> {
             |name: &str| process.get("consoleSize")?.get(name)?.as_u64().and_then(|side| u16::try_from(side).ok());
         let console = side("height").zip(side("width")).filter(|size| *size != (0, 0));
         let cwd = process.get("cwd").and_then(Value::as_str).filter(|cwd| !cwd.is_empty()).unwrap_or("/");
-        Ok(Workload { capabilities, cwd: PathBuf::from(cwd), filter, console, is_init })
+        let has_own_loopback = is_init && loopback::is_wanted(spec);
+        Ok(Workload { capabilities, cwd: PathBuf::from(cwd), filter, console, is_init, has_own_loopback })
     }
 
     /// A session keyring of the container's own, so that it does not hold the keys of whoever started us.

@@ -21,11 +21,15 @@ use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
 
 use super::caps::Capabilities;
 use super::log::WORKLOAD;
+use super::loopback;
 use crate::seccomp::Program;
 
 /// Said when the working folder turns out to be one of the host's.
 const BREAKOUT: &str =
     "current working directory is outside of container mount namespace root -- possible container breakout detected";
+
+/// The step of entering the working folder, for messages.
+const CHDIR: &str = "chdir to cwd";
 
 /// One process to become the user's.
 #[derive(Debug, Clone)]
@@ -38,6 +42,8 @@ pub(super) struct Workload {
     pub(super) console: Option<(u16, u16)>,
     /// Whether this is the container's init: its errors after `start` have no other reader than its own stderr.
     pub(super) is_init: bool,
+    /// Whether the network namespace is new, and its loopback device down.
+    pub(super) has_own_loopback: bool,
 }
 
 impl Executor for Workload {
@@ -68,20 +74,26 @@ impl Workload {
             // Only a hint: the shim sets it again on every resize.
             let _ = rustix::termios::tcsetwinsize(io::stdin(), size);
         }
+        if self.has_own_loopback {
+            loopback::bring_up().map_err(|errno| format!("bring up the loopback device: {errno}"))?;
+        }
         own_stdio(uid).map_err(|errno| format!("change owner of standard streams: {errno}"))?;
         self.enter_cwd(uid)?;
         let program = program(spec)?;
         self.may_execute(&program).map_err(|text| go_exec_error(&arguments(spec)[0], text))
     }
 
-    /// Enters the working folder, making it when missing. As root whatever the user: images expect it.
+    /// Enters the working folder. The init makes it when missing, as root whatever the user: images expect it.
     fn enter_cwd(&self, uid: u32) -> Result<(), String> {
-        let failed = |step: &str, error: &dyn std::fmt::Display| format!("{step} {}: {error}", self.cwd.display());
+        let failed = |step: &str, error: &dyn std::fmt::Display| match step {
+            CHDIR => format!("{CHDIR} ({:?}) set in config.json failed: {error}", self.cwd),
+            step => format!("{step} {}: {error}", self.cwd.display()),
+        };
         if !self.cwd.is_absolute() {
             return Err("Cwd must be an absolute path".to_owned());
         }
         let folder = self.open_cwd(uid).map_err(|(step, error)| failed(step, &go_text(&error.into())))?;
-        rustix::process::fchdir(&folder).map_err(|error| failed("chdir to cwd", &go_text(&error.into())))?;
+        rustix::process::fchdir(&folder).map_err(|error| failed(CHDIR, &go_text(&error.into())))?;
         // The kernel names a folder outside of our root with a prefix that is no path; std maps that to an error or not.
         match nix::unistd::getcwd() {
             Ok(path) if path.is_absolute() => Ok(()),
@@ -96,12 +108,12 @@ impl Workload {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let root = open("/", flags, Mode::empty()).map_err(|error| ("open root for", error))?;
         let find = |path: &Path| openat2(&root, path, flags, Mode::empty(), resolve);
-        let mut folder = find(Path::new(".")).map_err(|error| ("chdir to cwd", error))?;
+        let mut folder = find(Path::new(".")).map_err(|error| (CHDIR, error))?;
         for part in self.cwd.ancestors().collect::<Vec<_>>().into_iter().rev() {
             let Some(name) = part.file_name() else { continue };
             let inside = part.strip_prefix("/").unwrap_or(part);
             folder = match find(inside) {
-                Err(rustix::io::Errno::NOENT) => {
+                Err(rustix::io::Errno::NOENT) if self.is_init => {
                     let _as_root = FileOwner::root(uid);
                     let mode = Mode::from_raw_mode(0o755);
                     mkdirat(&folder, name, mode).map_err(|error| ("mkdir", error))?;
@@ -109,12 +121,12 @@ impl Workload {
                 }
                 found => found,
             }
-            .map_err(|error| ("chdir to cwd", error))?;
+            .map_err(|error| (CHDIR, error))?;
         }
         // Once more as a whole: a path with `..` ends elsewhere than its last part.
         let inside = self.cwd.strip_prefix("/").unwrap_or(&self.cwd);
         let inside = if inside.as_os_str().is_empty() { Path::new(".") } else { inside };
-        find(inside).map_err(|error| ("chdir to cwd", error))
+        find(inside).map_err(|error| (CHDIR, error))
     }
 
     /// Whether the user, with the capabilities it will have, may execute the file.
@@ -138,6 +150,9 @@ impl Workload {
         let argv: Vec<CString> = arguments.iter().map(|word| string(word.as_bytes())).collect();
         let environment = environment(spec);
         let path = string(program.as_os_str().as_bytes());
+        // Ignored signals and the mask survive `execve`; ours ignores SIGPIPE, as every Rust program.
+        crate::sys::reset_signals();
+        let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
         // Loading needs CAP_SYS_ADMIN or `no_new_privs`. With the latter it is the last step, so that the profile need
         // not allow what dropping capabilities takes.
         let has_no_new_privileges = rustix::thread::no_new_privs().unwrap_or(false);

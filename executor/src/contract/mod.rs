@@ -55,6 +55,7 @@ macro_rules! executor_contract {
             hooks_are_run_with_the_state, sysctls_are_set, a_malformed_user_is_an_error, ids_are_unique,
             the_working_folder_cannot_leave_the_root, the_runtimes_file_cannot_be_written,
             unknown_containers_are_not_found, no_new_privileges_is_as_asked, mounts_are_made, a_seccomp_filter_holds,
+            signals_have_their_defaults,
         );
     };
     (@module $cases:ident, $module:ident, $runtime:expr, $($case:ident),* $(,)?) => {

@@ -73,3 +73,22 @@ pub(crate) fn load_seccomp(program: &crate::seccomp::Program) -> nix::Result<()>
     };
     Errno::result(result).map(drop)
 }
+
+/// Sets what a signal does to this process, to the default or to nothing.
+pub(crate) fn set_disposition(signal: nix::sys::signal::Signal, to: nix::sys::signal::SigHandler) -> nix::Result<()> {
+    // SAFETY: the callers set the default or to ignore; no handler is installed that could run.
+    unsafe { nix::sys::signal::signal(signal, to) }.map(drop)
+}
+
+/// Gives every signal its default disposition, those too that the C library keeps for itself.
+pub(crate) fn reset_signals() {
+    /// The kernel's `struct sigaction` is at most this long; all zero is `SIG_DFL` without flags.
+    const DEFAULT: [u64; 4] = [0; 4];
+    /// Bytes of the kernel's signal set.
+    const SET_SIZE: usize = 8;
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads a `struct sigaction` from `DEFAULT`, which is long enough. It refuses SIGKILL and
+        // SIGSTOP, which have their default anyway.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), std::ptr::null::<u64>(), SET_SIZE) };
+    }
+}

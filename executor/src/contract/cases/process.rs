@@ -180,3 +180,27 @@ pub fn no_new_privileges_is_as_asked(lab: &Lab) {
         assert_eq!(lab.run(&spec).output, format!("NoNewPrivs:\t{value}\n"));
     }
 }
+
+/// No signal is ignored or blocked that the program did not ignore or block itself, whatever the runtime's caller does.
+pub fn signals_have_their_defaults(lab: &Lab) {
+    use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, sigprocmask};
+    let ignored = [Signal::SIGUSR2, Signal::SIGPIPE];
+    for name in ignored {
+        crate::sys::set_disposition(name, SigHandler::SigIgn).unwrap();
+    }
+    let blocked = SigSet::from(Signal::SIGTERM);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None).unwrap();
+    let container = lab.start(&lab.spec(&["sleep", "1000"]));
+    let mut process = container.script("");
+    process["args"] = json!(["grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"]);
+    let exec = container.exec("one", &process).unwrap().output;
+    let init = std::fs::read_to_string(format!("/proc/{}/status", container.pid)).unwrap();
+    sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&blocked), None).unwrap();
+    for status in [exec, init] {
+        for field in ["SigBlk:\t", "SigIgn:\t"] {
+            let value = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+            // 32 and 33 are the C library's own; some versions leave them ignored in what they spawn.
+            assert_eq!(u64::from_str_radix(value, 16).unwrap() & !(0b11 << 31), 0, "{status}");
+        }
+    }
+}
