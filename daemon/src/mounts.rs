@@ -21,6 +21,9 @@ use tracing::warn;
 /// The kernel takes no more than a page of mount options.
 const MAX_OPTION_BYTES: usize = 4096 - 1;
 
+/// The most mounts in one list.
+const MAX_LAYERS: usize = 64;
+
 /// How often, and with which pause, a busy mount is tried again before it is only detached.
 const UNMOUNT_TRIES: u32 = 5;
 const UNMOUNT_PAUSE: Duration = Duration::from_millis(20);
@@ -31,6 +34,12 @@ pub enum MountError {
     /// No mounts.
     #[error("there is nothing to mount")]
     Nothing,
+    /// More mounts than anybody needs.
+    #[error("{count} mounts on top of each other, {MAX_LAYERS} are allowed")]
+    TooMany {
+        /// How many.
+        count: usize,
+    },
     /// A kind of mount, or an option, that needs more than the kernel.
     #[error("mount of type {kind:?} with {what:?}")]
     Unsupported {
@@ -74,7 +83,7 @@ pub enum MountError {
 impl Classify for MountError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Nothing | Self::Target { .. } | Self::TooLong { .. } => Kind::InvalidArgument,
+            Self::Nothing | Self::TooMany { .. } | Self::Target { .. } | Self::TooLong { .. } => Kind::InvalidArgument,
             Self::Unsupported { .. } => Kind::Unimplemented,
             Self::Folder { .. } | Self::Kernel { .. } => Kind::Unknown,
         }
@@ -97,7 +106,8 @@ impl MountDir {
     pub fn clear(&self) {
         let Ok(entries) = fs::read_dir(&self.path) else { return };
         for entry in entries.flatten() {
-            take_down(&entry.path(), 1);
+            // There may be mounts below it.
+            take_down(&entry.path(), MntFlags::MNT_DETACH);
         }
     }
 
@@ -110,14 +120,18 @@ impl MountDir {
         if mounts.is_empty() {
             return Err(MountError::Nothing);
         }
+        if mounts.len() > MAX_LAYERS {
+            return Err(MountError::TooMany { count: mounts.len() });
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let path = self.path.join(format!("{now}-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.map_err(|source| MountError::Folder { path: path.clone(), source })?;
-        let mut mounted = Mounted { path, layers: 0 };
+        // A root with mounts below it can only be detached together with them.
+        let nested = mounts.iter().any(|mount| !mount.target.trim_start_matches('/').is_empty());
+        let mounted = Mounted { path, flags: if nested { MntFlags::MNT_DETACH } else { MntFlags::empty() } };
         for mount in mounts {
             mount_one(&mounted.path, mount)?;
-            mounted.layers += 1;
         }
         Ok(mounted)
     }
@@ -128,7 +142,7 @@ impl MountDir {
 #[must_use = "it is taken down at once"]
 pub struct Mounted {
     path: PathBuf,
-    layers: usize,
+    flags: MntFlags,
 }
 
 impl Mounted {
@@ -140,37 +154,38 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        take_down(&self.path, self.layers);
+        take_down(&self.path, self.flags);
     }
 }
 
 /// Unmounts everything at `path` and removes the folder, which is never done through a mount.
-fn take_down(path: &Path, layers: usize) {
-    // Mounts below the root of the others are detached together with it.
-    for _ in 0..layers.max(1) {
-        let mut tries = 0;
-        loop {
-            match umount2(path, MntFlags::UMOUNT_NOFOLLOW) {
-                Ok(()) => break,
-                // Nothing is mounted here.
-                Err(nix::Error::EINVAL | nix::Error::ENOENT) => break,
-                Err(nix::Error::EBUSY) if tries < UNMOUNT_TRIES => {
-                    tries += 1;
-                    std::thread::sleep(UNMOUNT_PAUSE);
-                }
-                Err(_) => {
-                    if let Err(error) = umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-                        warn!(path = %path.display(), %error, "cannot unmount");
-                        return;
-                    }
-                    break;
-                }
+fn take_down(path: &Path, flags: MntFlags) {
+    for _ in 0..MAX_LAYERS {
+        match unmount(path, flags) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) => {
+                warn!(path = %path.display(), %error, "cannot unmount");
+                return;
             }
         }
     }
     if let Err(error) = fs::remove_dir(path) {
         warn!(path = %path.display(), %error, "cannot remove a mount point");
     }
+}
+
+/// Unmounts the uppermost mount at `path`, by detaching it if it stays busy; whether there was one.
+fn unmount(path: &Path, flags: MntFlags) -> Result<bool, nix::Error> {
+    for _ in 0..UNMOUNT_TRIES {
+        match umount2(path, flags | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => return Ok(true),
+            Err(nix::Error::EINVAL | nix::Error::ENOENT) => return Ok(false),
+            Err(nix::Error::EBUSY) => std::thread::sleep(UNMOUNT_PAUSE),
+            Err(_) => break,
+        }
+    }
+    umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).map(|()| true)
 }
 
 /// What a list of options means: flags, and the rest for the filesystem.
