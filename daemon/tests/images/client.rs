@@ -1,5 +1,7 @@
 //! The client's side of a transfer.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use proto::prost::Name;
 use proto::prost_types::Any;
 use proto::services::content::v1::content_client::ContentClient;
@@ -86,6 +88,12 @@ impl Stream {
     }
 }
 
+/// A name that no stream has had: the daemon sees a moment later than its client that one is over.
+fn fresh(what: &str) -> String {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    format!("{what}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 pub fn host() -> Platform {
     let host = model::platform::Platform::host();
     Platform { os: host.os, architecture: host.architecture, variant: host.variant, ..Default::default() }
@@ -116,11 +124,12 @@ pub async fn transfer(server: &Server, from: &impl Name, to: &impl Name) -> Resu
 
 /// The same, with everything that was reported.
 pub async fn reported(server: &Server, from: &impl Name, to: &impl Name) -> (Result<(), Status>, Vec<Progress>) {
-    let mut stream = Stream::open(server, "progress").await.unwrap();
+    let id = fresh("progress");
+    let mut stream = Stream::open(server, &id).await.unwrap();
     let request = TransferRequest {
         source: Some(proto::any::pack(from)),
         destination: Some(proto::any::pack(to)),
-        options: Some(TransferOptions { progress_stream: "progress".into() }),
+        options: Some(TransferOptions { progress_stream: id }),
     };
     let mut client = TransferClient::new(server.channel.clone());
     let collect = async {
@@ -144,8 +153,9 @@ pub async fn pull_as(
     reference: &str,
     mut answer: impl FnMut(proto::types::transfer::AuthRequest) -> proto::types::transfer::AuthResponse,
 ) -> Result<(), Status> {
-    let mut stream = Stream::open(server, "auth").await.unwrap();
-    let resolver = RegistryResolver { auth_stream: "auth".into(), ..Default::default() };
+    let id = fresh("auth");
+    let mut stream = Stream::open(server, &id).await.unwrap();
+    let resolver = RegistryResolver { auth_stream: id, ..Default::default() };
     let from = OciRegistry { reference: reference.into(), resolver: Some(resolver) };
     let to = store(reference);
     let pulling = transfer(server, &from, &to);
@@ -161,15 +171,17 @@ pub async fn pull_as(
 }
 
 pub async fn import(server: &Server, archive: Vec<u8>, to: &ImageStore) -> Result<(), Status> {
-    let stream = Stream::open(server, "import").await.unwrap();
-    let from = ImageImportStream { stream: "import".into(), ..Default::default() };
+    let id = fresh("import");
+    let stream = Stream::open(server, &id).await.unwrap();
+    let from = ImageImportStream { stream: id, ..Default::default() };
     let (outcome, ()) = tokio::join!(transfer(server, &from, to), stream.feed(archive));
     outcome
 }
 
 pub async fn export(server: &Server, from: &ImageStore, to: ImageExportStream) -> Result<Vec<u8>, Status> {
-    let stream = Stream::open(server, "export").await.unwrap();
-    let to = ImageExportStream { stream: "export".into(), ..to };
+    let id = fresh("export");
+    let stream = Stream::open(server, &id).await.unwrap();
+    let to = ImageExportStream { stream: id, ..to };
     let (outcome, bytes) = tokio::join!(transfer(server, from, &to), stream.collect());
     outcome.map(|()| bytes)
 }
