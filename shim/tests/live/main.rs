@@ -12,6 +12,8 @@ mod machine;
 mod cleanup;
 mod execs;
 mod life;
+
 mod order;
+mod random;
 mod refusals;
 mod streams;
