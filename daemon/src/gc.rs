@@ -6,6 +6,7 @@
 //!                             └── sync deletes wait here for a whole run
 //! ```
 
+mod files;
 pub mod labels;
 pub mod mark;
 pub mod node;

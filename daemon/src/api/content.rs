@@ -17,7 +17,7 @@ use super::{Failure, Reply, Scope, bidirectional, server_stream, unary};
 use crate::blocking;
 use crate::meta::Meta;
 use crate::meta::content::write::{Commit, Open, Writer};
-use crate::meta::content::{Content, ContentError, write};
+use crate::meta::content::{self, Content, ContentError};
 
 /// The most blobs in one message of a list.
 const LIST_BATCH: usize = 100;
@@ -55,7 +55,7 @@ fn to_wire(content: Content) -> wire::Info {
     }
 }
 
-fn status_to_wire(status: write::Status) -> wire::Status {
+fn status_to_wire(status: content::Status) -> wire::Status {
     wire::Status {
         started_at: Some(time::to_wire(status.started_at)),
         updated_at: Some(time::to_wire(status.updated_at)),

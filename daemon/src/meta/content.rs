@@ -4,6 +4,7 @@
 //! for the digest first, which everybody holds who is about to record one. Uploads are in [`write`](mod@write).
 
 mod error;
+mod ingests;
 mod sharing;
 pub mod write;
 
@@ -23,6 +24,7 @@ use crate::api::{Scope, fields};
 use crate::gc::node::{Node, Object};
 
 pub use error::ContentError;
+pub use ingests::Status;
 pub use sharing::Sharing;
 pub(crate) use write::Sessions;
 
