@@ -9,7 +9,7 @@
 //! ```
 //!
 //! An upload has the name that other tools give it, so it shows as progress to them, and resumes what any of them began. When the
-//! digest is wrong it is removed, since resuming it would never end well. Dropping the future leaves an upload to resume.
+//! digest is wrong it is removed, since resuming it would never end well, and fetched anew if it was resumed. Dropping the future leaves an upload to resume.
 
 use std::io;
 use std::time::Duration;
@@ -39,10 +39,10 @@ const TRIES: u32 = 5;
 const MAX_TRIES: u32 = 50;
 
 /// The first pause between tries; each is twice as long as the one before.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The longest pause between tries.
-const LAST_PAUSE: Duration = Duration::from_secs(5);
+pub(super) const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What is sent to the thread that writes.
 enum Piece {
@@ -69,7 +69,7 @@ impl Images {
     ) -> Result<bool, TransferError> {
         let _turn = self.locks.take(blob_turn(&scope.namespace, &blob.digest)).await;
         let _permit = self.downloads.acquire().await.expect("it is never closed");
-        let (mut idle, mut tries) = (0, 0);
+        let (mut idle, mut tries, mut trusting) = (0, 0, true);
         loop {
             let Some(writer) = self.open_upload(scope, blob, item).await? else {
                 item.done("already exists");
@@ -84,6 +84,10 @@ impl Images {
                 }
                 Err(error) => error,
             };
+            // What an earlier upload left may be what is wrong; it is removed by now.
+            if before > 0 && matches!(error, TransferError::Corrupt { .. }) && std::mem::take(&mut trusting) {
+                continue;
+            }
             idle = if reached > before { 0 } else { idle + 1 };
             tries += 1;
             let transient = matches!(&error, TransferError::Registry(source) if source.is_transient());

@@ -2,9 +2,11 @@
 
 use model::{Descriptor, Digest, Labels, Namespace};
 use prost_types::FieldMask;
+use proto::bytes::Bytes;
 use store::blob::BlobReader;
 
 use super::document::{MAX_DOCUMENT_BYTES, upload_name};
+use super::fetch::{FIRST_PAUSE, LAST_PAUSE};
 use super::{Images, TransferError};
 use crate::api::Scope;
 use crate::blocking;
@@ -54,24 +56,41 @@ impl Images {
         &self,
         scope: &Scope,
         descriptor: &Descriptor,
-        bytes: impl AsRef<[u8]> + Send + 'static,
+        bytes: impl Into<Bytes>,
         labels: Labels,
     ) -> Result<(), ContentError> {
+        let bytes = bytes.into();
         let _turn = self.locks.take(blob_turn(&scope.namespace, &descriptor.digest)).await;
-        let (meta, scope, descriptor) = (self.meta.clone(), scope.clone(), descriptor.clone());
-        let stored = blocking::run(move || {
-            let reference = upload_name(&descriptor);
-            let (total, expected) = (descriptor.size, Some(descriptor.digest));
-            let mut writer = meta.open_writer(scope, Open { reference, total, expected })?;
-            if writer.status().offset != descriptor.size || descriptor.size == 0 {
-                writer.seek(0)?;
-                writer.append(bytes.as_ref())?;
+        let (mut pause, mut cleared) = (FIRST_PAUSE, false);
+        loop {
+            let (meta, owner, document) = (self.meta.clone(), scope.clone(), descriptor.clone());
+            let (bytes, labels) = (bytes.clone(), labels.clone());
+            let stored = blocking::run(move || {
+                let reference = upload_name(&document);
+                let (total, expected) = (document.size, Some(document.digest));
+                let mut writer = meta.open_writer(owner, Open { reference, total, expected })?;
+                // What another namespace has needs no writing.
+                if writer.status().offset != document.size || document.size == 0 {
+                    writer.seek(0)?;
+                    writer.append(&bytes)?;
+                }
+                writer.commit(Commit { labels }).map(drop)
+            });
+            match stored.await {
+                Err(ContentError::AlreadyExists { .. }) => return Ok(()),
+                // An earlier upload left as many bytes, but other ones.
+                Err(ContentError::Digest { .. }) if !cleared => {
+                    let (meta, scope, reference) = (self.meta.clone(), scope.clone(), upload_name(descriptor));
+                    blocking::run(move || meta.abort_ingest(scope, &reference)).await?;
+                    cleared = true;
+                    continue;
+                }
+                // A client is sending the same; it may be done in a moment.
+                Err(ContentError::Locked { .. }) => {}
+                outcome => return outcome,
             }
-            writer.commit(Commit { labels }).map(drop)
-        });
-        match stored.await {
-            Err(ContentError::AlreadyExists { .. }) => Ok(()),
-            outcome => outcome,
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
         }
     }
 

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use model::Digest;
-use proto::services::content::v1::Status as IngestStatus;
+use proto::services::content::v1::content_client::ContentClient;
+use proto::services::content::v1::{Status as IngestStatus, WriteAction, WriteContentRequest};
 use proto::services::leases::v1::leases_client::LeasesClient;
 use proto::services::leases::v1::{CreateRequest, ListRequest};
 use serde_json::json;
@@ -408,4 +409,61 @@ async fn a_daemon_that_begins_lets_go_of_what_an_earlier_one_was_pulling() {
     let mut client = LeasesClient::new(server.channel.clone());
     let left = client.list(crate::server::plain(ListRequest::default())).await.unwrap().into_inner().leases;
     assert_eq!(left.iter().map(|lease| lease.id.as_str()).collect::<Vec<_>>(), ["somebody's"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_client_is_sending_is_waited_for() {
+    if !root() {
+        return;
+    }
+    let (made, image) = large();
+    let (server, fake) = (Server::start().await, Fake::of(&made, &image.manifest).await);
+    let mut sessions = Vec::new();
+    for name in [format!("manifest-{}", image.manifest), format!("layer-{}", image.layers[0])] {
+        let (send, queue) = tokio::sync::mpsc::channel(1);
+        let open = WriteContentRequest { r#ref: name, ..Default::default() };
+        send.send(open).await.unwrap();
+        let mut client = ContentClient::new(server.channel.clone());
+        let requests = crate::server::plain(tokio_stream::wrappers::ReceiverStream::new(queue));
+        let mut answers = client.write(requests).await.unwrap().into_inner();
+        answers.message().await.unwrap().unwrap();
+        sessions.push((send, answers));
+    }
+    let name = fake.name("a:t");
+    let pulling = pull(&server, &name);
+    tokio::pin!(pulling);
+    let early = tokio::time::timeout(Duration::from_millis(700), &mut pulling).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(sessions);
+    tokio::time::timeout(Duration::from_secs(20), pulling).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_upload_left_wrong_is_replaced() {
+    if !root() {
+        return;
+    }
+    let (made, image) = large();
+    let (server, fake) = (Server::start().await, Fake::of(&made, &image.manifest).await);
+    for (name, size) in [
+        (format!("manifest-{}", image.manifest), made.blobs[&image.manifest].len()),
+        (format!("layer-{}", image.layers[0]), 1000),
+        (format!("config-{}", image.config), made.blobs[&image.config].len() + 1),
+    ] {
+        let write = WriteContentRequest {
+            action: WriteAction::Write as i32,
+            r#ref: name,
+            data: vec![0; size].into(),
+            ..Default::default()
+        };
+        let mut client = ContentClient::new(server.channel.clone());
+        let mut answers = client.write(crate::server::plain(tokio_stream::iter([write]))).await.unwrap().into_inner();
+        while answers.message().await.unwrap().is_some() {}
+    }
+    assert_eq!(ingests(&server).await.len(), 3);
+    // The layer goes on where the upload stands, which cannot come out well: it is fetched anew.
+    pull(&server, &fake.name("a:t")).await.unwrap();
+    let offsets: Vec<usize> = fake.blob_requests(&image.layers[0]).iter().map(Asked::offset).collect();
+    assert_eq!(offsets, [1000, 0]);
+    assert_eq!(ingests(&server).await.len(), 0);
 }
