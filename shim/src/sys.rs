@@ -42,6 +42,18 @@ pub(crate) fn pidfd_send_signal(pidfd: impl AsFd, signal: u32) -> io::Result<()>
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Sends any signal to a child that was not reaped yet, so that its pid is certainly its own. For kernels without pidfds.
+///
+/// # Errors
+/// `EINVAL` when there is no such signal.
+#[expect(unsafe_code, reason = "the safe wrappers refuse real-time signals")]
+pub(crate) fn kill_child(pid: u32, signal: u32) -> io::Result<()> {
+    let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let (pid, signal) = (libc::pid_t::try_from(pid).map_err(invalid)?, i32::try_from(signal).map_err(invalid)?);
+    // SAFETY: no memory is involved.
+    if unsafe { libc::kill(pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Closes every descriptor above standard error but `kept`: what a daemon has left open would go on to each child of ours.
 /// To be called before this process has opened anything of its own. Kernels before 5.9 cannot do it, and it is no error.
 #[expect(unsafe_code, reason = "descriptors that nobody owns can be closed in no other way")]

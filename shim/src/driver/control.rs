@@ -25,15 +25,20 @@ impl Driver {
         if all && target.exec.is_none() {
             return self.kill_all(number, signal, caller);
         }
+        let is_reaped = self.processes.get(&number).is_none_or(|process| !self.pids.contains_key(&process.pid));
         let Some((container, process)) = self.both(number) else { return Err(Refusal::NoContainer) };
         match process.phase {
             Phase::Added(_) | Phase::Launching => return Err(Refusal::NotStarted),
             Phase::Live(State::Stopped(_)) => return Err(Refusal::Finished),
             Phase::Live(_) | Phase::Pausing(_) => {}
         }
-        // Without a pidfd it has been reaped, and is only not told of yet.
-        let pidfd = process.pidfd.as_ref().ok_or(Refusal::Finished)?;
-        sys::pidfd_send_signal(pidfd, signal).map_err(|source| match source.raw_os_error() {
+        let sent = match &process.pidfd {
+            Some(pidfd) => sys::pidfd_send_signal(pidfd, signal),
+            // It has ended, and is only not told of yet.
+            None if is_reaped => return Err(Refusal::Finished),
+            None => sys::kill_child(process.pid, signal),
+        };
+        sent.map_err(|source| match source.raw_os_error() {
             Some(libc::ESRCH) => Refusal::Finished,
             _ => Refusal::Io { what: "send the signal", source },
         })?;

@@ -191,3 +191,54 @@ fn a_client_that_goes_and_comes_back_breaks_nothing() {
         assert_gone(&container);
     }
 }
+
+#[test]
+fn a_terminal_comes_by_way_of_a_bundle_with_a_long_path() {
+    for executor in executors() {
+        let mut machine = Machine::new(executor);
+        let mut container = machine.container(&["tty"]);
+        let long = machine.path().join("x".repeat(120)).join(&container.id);
+        fs::create_dir_all(long.parent().unwrap()).unwrap();
+        fs::rename(&container.bundle, &long).unwrap();
+        let (old, new) = (container.bundle.display().to_string(), long.display().to_string());
+        for option in &mut container.request.rootfs[0].options {
+            *option = option.replace(&old, &new);
+        }
+        container.request.bundle = new;
+        container.bundle = long;
+        container.spec["process"]["terminal"] = true.into();
+        container.request.terminal = true;
+        let path = machine.path().join("out");
+        container.request.stdout = format!("file://{}", path.display());
+        let mut client = machine.create(&container);
+        client.start(&container.id, "").unwrap();
+        assert_eq!(client.wait(&container.id, "").unwrap(), 0);
+        client.delete(&container.id, "").unwrap();
+        assert!(fs::read_to_string(&path).unwrap().starts_with("/dev/"));
+        client.shut_down();
+        assert_gone(&container);
+    }
+}
+
+#[test]
+fn a_logger_reads_a_terminal_too() {
+    for executor in executors() {
+        let mut machine = Machine::new(executor);
+        let mut container = machine.container(&["sh", "-c", "test -t 1 && echo on a terminal"]);
+        let logger = machine.path().join("logger");
+        let seen = machine.path().join("seen");
+        fs::write(&logger, format!("#!/bin/busybox sh\necho >&5\nexec /bin/busybox cat <&3 >{}\n", seen.display()))
+            .unwrap();
+        fs::set_permissions(&logger, fs::Permissions::from_mode(0o755)).unwrap();
+        container.spec["process"]["terminal"] = true.into();
+        container.request.terminal = true;
+        container.request.stdout = format!("binary-v2://{}", logger.display());
+        let mut client = machine.create(&container);
+        client.start(&container.id, "").unwrap();
+        assert_eq!(client.wait(&container.id, "").unwrap(), 0);
+        client.delete(&container.id, "").unwrap();
+        assert_eq!(fs::read_to_string(&seen).unwrap(), "on a terminal\r\n");
+        client.shut_down();
+        assert_gone(&container);
+    }
+}
