@@ -137,3 +137,25 @@ fn a_config_needs_no_layers() {
     assert!(Config::parse(br#"{"rootfs":{"diff_ids":["sha256:x"]}}"#, &digest).is_err());
     assert!(Config::parse(b"", &digest).is_err());
 }
+
+#[test]
+fn damaged_documents_end_somehow() {
+    let good = [manifest(OCI_MANIFEST, r#","annotations":{"a":"b"}"#), index(DOCKER_INDEX, "")];
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 33).unwrap()
+    };
+    let digest = Digest::sha256(b"");
+    for round in 0..5000 {
+        let mut bytes = good[round % 2].clone().into_bytes();
+        for _ in 0..1 + next() % 4 {
+            let at = next() % bytes.len();
+            bytes[at] = b"{}[],:\"0-9x\\\xff"[next() % 13];
+        }
+        let _ = Document::parse(&bytes, &digest, OCI_MANIFEST);
+        let _ = Config::parse(&bytes, &digest);
+    }
+}
