@@ -64,6 +64,7 @@ impl Driver {
                 has_own_pids: spec.has_own_pids(),
                 cgroup: None,
                 oom: None,
+                has_untold_oom: false,
                 journal: None,
                 is_changing: false,
                 queue: Default::default(),

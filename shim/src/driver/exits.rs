@@ -196,13 +196,24 @@ impl Driver {
         match OomWatch::kills(watch) {
             Ok(0) => true,
             Ok(_) => {
-                let id = self.processes.get(&number).map(|process| process.target.id.clone()).unwrap_or_default();
-                log::info!("a process of {id} was killed for memory");
-                self.event(&Event::Oom(TaskOom { container_id: id }));
+                container.has_untold_oom = true;
+                let init = container.init;
+                self.tell_untold_oom(init);
                 true
             }
             Err(_) => false,
         }
+    }
+
+    /// Publishes a kill for memory, unless the start of the container is yet to be told.
+    pub(super) fn tell_untold_oom(&mut self, init: Number) {
+        let Some((container, process)) = self.both(init) else { return };
+        if process.is_starting || !std::mem::take(&mut container.has_untold_oom) {
+            return;
+        }
+        let container_id = process.target.id.clone();
+        log::info!("a process of {container_id} was killed for memory");
+        self.event(&Event::Oom(TaskOom { container_id }));
     }
 
     fn logger_ended(&mut self, number: Number, exit: Exit) {

@@ -34,6 +34,8 @@ pub(super) struct Container {
     pub has_own_pids: bool,
     pub cgroup: Option<Cgroup>,
     pub oom: Option<(OomWatch, Key)>,
+    /// A kill for memory during the start, to be told once that is.
+    pub has_untold_oom: bool,
     pub journal: Option<journal::Writer>,
     /// A change is under way: others wait.
     pub is_changing: bool,

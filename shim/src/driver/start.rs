@@ -52,6 +52,7 @@ impl Driver {
         process.is_starting = false;
         container.is_changing = false;
         let id = process.target.id.clone();
+        self.tell_untold_oom(number);
         self.settle(number);
         self.next_change(&id);
     }

@@ -112,8 +112,8 @@ impl World<'_> {
     #[track_caller]
     fn expect<T>(&self, what: &str, slot: usize, got: Result<T, Failure>, wanted: Result<(), Kind>) -> bool {
         let got = got.map(drop).map_err(|failure| (failure.kind, failure.message));
-        let kinds = got.as_ref().map(|()| ()).map_err(|(kind, _)| *kind);
-        assert_eq!(kinds, wanted, "{what} of {slot} in {:?}, paused: {}: {got:?}", self.execs, self.is_paused);
+        let kind = got.as_ref().err().map(|(kind, _)| *kind);
+        assert_eq!(kind, wanted.err(), "{what} of {slot} in {:?}, paused: {}: {got:?}", self.execs, self.is_paused);
         wanted.is_ok()
     }
 
