@@ -387,7 +387,9 @@ fn damaged_archives_are_told_apart_from_whole_ones() {
     assert_eq!(attempt(&whole[..whole.len() - 512]).unwrap(), 2);
     assert_eq!(attempt(&[&whole[..], &[0; 9000]].concat()).unwrap(), 2);
     assert_eq!(attempt(&[]).unwrap(), 0);
-    for cut in [1, 511, 513, 600, 1500, 2040, 2100, 2600, 3000, 3100, 3600, 4000] {
+    // Some writers end with the data of the last file, without its padding.
+    assert_eq!(attempt(&whole[..whole.len() - 1024 - 300]).unwrap(), 2);
+    for cut in [1, 511, 513, 600, 1500, 2040, 2100, 2600, 3000, 3100, 3600] {
         assert!(cut < whole.len() - 1024);
         let error = attempt(&whole[..cut]).unwrap_err();
         assert!(matches!(error, LayerError::Truncated { .. }), "{cut}: {error}");

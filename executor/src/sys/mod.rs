@@ -75,6 +75,7 @@ pub(crate) fn load_seccomp(program: &crate::seccomp::Program) -> nix::Result<()>
 }
 
 /// Sets what a signal does to this process, to the default or to nothing.
+#[cfg(feature = "contract")]
 pub(crate) fn set_disposition(signal: nix::sys::signal::Signal, to: nix::sys::signal::SigHandler) -> nix::Result<()> {
     // SAFETY: the callers set the default or to ignore; no handler is installed that could run.
     unsafe { nix::sys::signal::signal(signal, to) }.map(drop)
