@@ -261,7 +261,7 @@ impl Client {
         outcome
     }
 
-    /// Lets the image's configuration keep the snapshot, as garbage collection expects it (containerd-compat §3.1).
+    /// Lets the image's configuration keep the snapshot, as garbage collection expects it (containerd's contract).
     async fn hold_snapshot(&self, config: &Digest, snapshotter: &str, name: &str) -> Result<(), ClientError> {
         let key = format!("containerd.io/gc.ref.snapshot.{snapshotter}");
         let info = proto::services::content::v1::Info {

@@ -37,7 +37,7 @@ pub const DEFAULT_SNAPSHOTTER: &str = "overlayfs";
 /// The runtime that is used unless another is named.
 pub const DEFAULT_RUNTIME: &str = "io.containerd.runc.v2";
 
-/// The largest message either side may send, in bytes (containerd-compat §2.7).
+/// The largest message either side may send, in bytes (containerd's contract).
 const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// How long to wait for the daemon's socket.

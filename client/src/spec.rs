@@ -10,7 +10,7 @@ use crate::ClientError;
 use crate::image::ProcessConfig;
 use crate::user::User;
 
-/// The `type_url` of a spec on the wire (containerd-compat §2.3).
+/// The `type_url` of a spec on the wire (containerd's contract).
 pub const SPEC_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
 /// The `type_url` of the process of an exec.

@@ -16,7 +16,7 @@ use tonic::Streaming;
 use crate::image::unique;
 use crate::{Client, ClientError};
 
-/// The most bytes sent in one message of a stream (containerd-compat §3.11).
+/// The most bytes sent in one message of a stream (containerd's contract).
 const PIECE_BYTES: usize = 32 * 1024;
 
 /// Messages of ours that may wait for the transport.

@@ -1,4 +1,4 @@
-//! Named streams beside calls: a client opens one, another of its calls names it, and the two ends talk (containerd-compat §3.11).
+//! Named streams beside calls: a client opens one, another of its calls names it, and the two ends talk (containerd's contract).
 //!
 //! ```text
 //!   client ── Stream(id) ──► registered, waiting ── claim(id) ──► a Channel in the hands of a transfer

@@ -37,7 +37,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The words that end a message of this kind on the wire, as Go clients expect them (containerd-compat §2.5).
+    /// The words that end a message of this kind on the wire, as Go clients expect them (containerd's contract).
     pub fn suffix(self) -> &'static str {
         match self {
             Self::InvalidArgument => "invalid argument",

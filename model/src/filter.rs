@@ -1,4 +1,4 @@
-//! The filter language of list calls (containerd-compat §2.4).
+//! The filter language of list calls (containerd's contract).
 //!
 //! A request holds a list of filters, any of which may match; a filter is a comma-separated list of selectors, all of
 //! which must match; a selector is a field path, alone (the field is present) or with an operator and a value.

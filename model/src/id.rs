@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::error::{Classify, Kind};
 
-/// The longest identifier, in bytes (containerd-compat §2.1).
+/// The longest identifier, in bytes (containerd's contract).
 pub const MAX_ID_BYTES: usize = 76;
 
 /// Why a string is not an identifier.

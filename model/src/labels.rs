@@ -1,4 +1,4 @@
-//! Labels: small key-value pairs on nearly every object, with one rule for all (containerd-compat §2.2).
+//! Labels: small key-value pairs on nearly every object, with one rule for all (containerd's contract).
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What goes into `start` and comes out of it, in the three forms that daemons speak (containerd-compat §4.2). Pure.
+//! What goes into `start` and comes out of it, in the three forms that daemons speak (containerd's contract). Pure.
 //!
 //! | Daemon | stdin | stdout it understands |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! Update masks: which fields of an object an update touches (containerd-compat §2.2). Pure.
+//! Update masks: which fields of an object an update touches (containerd's contract). Pure.
 //!
 //! A path is a field, or a field and a key into it: `labels`, `labels.<key>`. The key is everything after the first dot, since keys
 //! contain dots themselves. What a path means for an object is decided where the object is known; here it is only read.

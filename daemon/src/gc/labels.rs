@@ -1,4 +1,4 @@
-//! The labels that collection reads (containerd-compat §3.6). Pure.
+//! The labels that collection reads (containerd's contract). Pure.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -2,7 +2,7 @@
 //!
 //! Workers change numbers; every [`PERIOD`] what changed goes out, one message per thing whatever happened in between. Words of
 //! a transfer as a whole go out at once, in order, with the numbers that were reached before. Without a stream all of it costs a lock and no message.
-//! Words and names are those that clients know (containerd-compat §3.11).
+//! Words and names are those that clients know (containerd's contract).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! Content: which namespace sees which blob, under which labels (containerd-compat §3.1).
+//! Content: which namespace sees which blob, under which labels (containerd's contract).
 //!
 //! A blob is on disk before a record names it, and is removed after the last record is gone: collection asks [`super::busy`]
 //! for the digest first, which everybody holds who is about to record one. Uploads are in [`write`](mod@write).

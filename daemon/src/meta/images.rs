@@ -1,4 +1,4 @@
-//! Images: names for content (containerd-compat §3.4).
+//! Images: names for content (containerd's contract).
 
 use std::time::SystemTime;
 

@@ -1,5 +1,5 @@
 //! Layers: content unpacked into the mounts of a snapshot, and the difference of two lists of mounts as content
-//! (containerd-compat §3.3).
+//! (containerd's contract).
 //!
 //! Nearly always the folders can be read off the mounts; only otherwise something is mounted. Everything here blocks; call it
 //! from [`crate::blocking::run`].

@@ -1,4 +1,4 @@
-//! Leases: what clients hold while they work (containerd-compat §3.5).
+//! Leases: what clients hold while they work (containerd's contract).
 
 mod resource;
 

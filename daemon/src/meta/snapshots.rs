@@ -1,4 +1,4 @@
-//! Snapshots as namespaces name them (containerd-compat §3.2).
+//! Snapshots as namespaces name them (containerd's contract).
 //!
 //! A namespace's key stands for a key of the driver, `<namespace>/<number>/<key>`, which is never used twice: a key can be
 //! removed and prepared again while the driver still has the old one. [`Meta::remove_snapshot`] only forgets the name;

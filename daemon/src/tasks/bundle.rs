@@ -1,4 +1,4 @@
-//! The folder of a task, as shims expect it (containerd-compat §4.1).
+//! The folder of a task, as shims expect it (containerd's contract).
 //!
 //! ```text
 //! <state>/io.containerd.runtime.v2.task/<ns>/<id>/   0700

@@ -172,7 +172,7 @@ impl Launcher {
             .env("TTRPC_ADDRESS", ttrpc_address)
             .env("GRPC_ADDRESS", grpc_address)
             .env("NAMESPACE", key.namespace.as_str())
-            // The highest version that a daemon of 1.x asked for; shims expect exactly this, see containerd-compat §4.1.
+            // The highest version that a daemon of 1.x asked for; shims expect exactly this, as containerd itself sends it.
             .env("MAX_SHIM_VERSION", "2")
             .env("GOMAXPROCS", "2")
             // The service manager talks to us, not to them.
@@ -279,7 +279,7 @@ impl Launcher {
         .encode_to_vec()
     }
 
-    /// The socket of a task (containerd-compat §4.3). Groups share one; here each task is its own group.
+    /// The socket of a task (containerd's contract). Groups share one; here each task is its own group.
     fn socket_path(&self, key: &Key) -> PathBuf {
         let name = self.settings.grpc_address.join(key.namespace.as_str()).join(key.id.as_str());
         self.settings.socket_dir.join(Digest::sha256(name.as_os_str().as_encoded_bytes()).hex())

@@ -1,4 +1,4 @@
-//! What a shim's `start` wants to read (containerd-compat §4.2): the protocol changed, and neither form works with all shims.
+//! What a shim's `start` wants to read (containerd's contract): the protocol changed, and neither form works with all shims.
 //!
 //! The version of containerd's own shim decides. Others are tried: first with nothing, which all but the newest take, then with
 //! the new parameters. What was found out is kept for as long as the binary is the same.

@@ -1,4 +1,4 @@
-//! From the name of a runtime to the binary of a shim (containerd-compat §3.9).
+//! From the name of a runtime to the binary of a shim (containerd's contract).
 
 use std::env;
 use std::ffi::OsStr;

@@ -1,4 +1,4 @@
-//! Who we are at a registry: the client is asked over its `auth_stream`, once per challenge (containerd-compat §3.11).
+//! Who we are at a registry: the client is asked over its `auth_stream`, once per challenge (containerd's contract).
 //!
 //! What it answers is for the registry that was named to it and for no other. It is kept in memory for as long as the transfer
 //! lasts, and printed nowhere.

@@ -1,4 +1,4 @@
-//! Uploads: an ingest under a reference, written by one session at a time, at the end a blob (containerd-compat §3.1).
+//! Uploads: an ingest under a reference, written by one session at a time, at the end a blob (containerd's contract).
 //!
 //! ```text
 //!   open ──► Own: bytes are sent, hashed, kept under the reference ──────────────► commit ──► record
