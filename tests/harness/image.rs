@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use model::Digest;
@@ -91,12 +91,20 @@ pub fn busybox_entries() -> anyhow::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Writes the archive of an image of one layer, with busybox.
+/// Writes the archive of an image of one layer, with busybox, into `folder` unless it is there. Returns its path.
 ///
 /// # Errors
 /// When Debian's static busybox is not installed, or the file cannot be written.
-pub fn busybox(name: &str, path: &Path) -> anyhow::Result<()> {
-    archive(name, path, &[layer(&busybox_entries()?)?], &json!({"Env": ["PATH=/bin"], "Cmd": ["sh"]}))
+pub fn busybox(name: &str, folder: &Path) -> anyhow::Result<PathBuf> {
+    let layer = layer(&busybox_entries()?)?;
+    let process = json!({"Env": ["PATH=/bin"], "Cmd": ["sh"]});
+    // Named by what is in it: another busybox or another recipe is another file.
+    let recipe = Digest::sha256(format!("{name} {process} {}", Digest::sha256(&layer)).as_bytes());
+    let path = folder.join(format!("busybox-{}.tar", &recipe.hex()[..12]));
+    if !path.is_file() {
+        archive(name, &path, &[layer], &process)?;
+    }
+    Ok(path)
 }
 
 /// Writes a docker archive of an image made of `layers`, the lowest first.
@@ -118,7 +126,8 @@ pub fn archive(name: &str, path: &Path, layers: &[Vec<u8>], process: &serde_json
     let manifest = json!([{"Config": config_name, "RepoTags": [name], "Layers": diff_ids.iter().map(layer_name).collect::<Vec<_>>()}]);
     let manifest = serde_json::to_vec(&manifest)?;
 
-    let temporary = path.with_extension("part");
+    // Others may be making the same one at this moment: whoever renames last wins, with the same bytes.
+    let temporary = path.with_extension(format!("part-{}", std::process::id()));
     let mut builder =
         tar::Builder::new(File::create(&temporary).with_context(|| format!("make {}", temporary.display()))?);
     let mut append = |name: &str, bytes: &[u8]| {

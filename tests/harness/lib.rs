@@ -34,16 +34,17 @@ pub fn folder(name: &str) -> anyhow::Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix(&prefix).tempdir_in("/tmp").with_context(|| format!("make a folder for {name}"))
 }
 
-/// The archive of the small image that the stories run, made once for each process.
+/// The archive of the small image that the stories run. It is made once and stays in the target folder, beside the programs.
 ///
 /// # Errors
 /// When Debian's static busybox is not installed, or the file cannot be written.
 pub fn busybox_archive() -> anyhow::Result<PathBuf> {
-    static MADE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
-    if let Some(path) = MADE.get() {
-        return Ok(path.clone());
-    }
-    let path = std::env::temp_dir().join(format!("gt-busybox-{}.tar", std::process::id()));
-    image::busybox(image::BUSYBOX_NAME, &path)?;
-    Ok(MADE.get_or_init(|| path).clone())
+    let own = std::env::current_exe().context("find this program")?;
+    let target = own
+        .ancestors()
+        .find(|folder| folder.join("CACHEDIR.TAG").is_file())
+        .context("this program is not in a target folder")?;
+    let folder = target.join("gantry-fixtures");
+    std::fs::create_dir_all(&folder)?;
+    image::busybox(image::BUSYBOX_NAME, &folder)
 }
