@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
-use harness::image::{BUSYBOX_NAME, Entry, archive, layer};
+use harness::image::{self, BUSYBOX_NAME, Entry, layer};
 use harness::run::run_command;
 use harness::{Containerd, Gantryd, Registry, busybox_archive, folder};
 use serde_json::json;
@@ -50,6 +50,8 @@ impl Side {
     pub(super) fn play(&self, script: &Script) -> anyhow::Result<Vec<String>> {
         let layered = self.scratch.path().join("layered.tar");
         layered_archive(&layered)?;
+        let archive = self.scratch.path().join("busybox.tar");
+        std::fs::copy(busybox_archive()?, &archive).context("copy the archive of the small image")?;
         let normal = Normal::new(&[
             (self.folder(), "<daemon>"),
             (&self.scratch.path().display().to_string(), "<scratch>"),
@@ -69,7 +71,7 @@ impl Side {
                 .env("DAEMON", self.folder())
                 .env("REGISTRY", self.registry.host())
                 .env("IMAGE", BUSYBOX_NAME)
-                .env("ARCHIVE", busybox_archive()?)
+                .env("ARCHIVE", &archive)
                 .env("LAYERED", &layered);
             let ran = run_command(shell).with_context(|| format!("line {}", step.line))?;
             Ok(normal.outcome(&ran))
@@ -110,5 +112,5 @@ fn layered_archive(path: &Path) -> anyhow::Result<()> {
     ])?;
     let top = layer(&[file("top", &"0123456789\n".repeat(1000))])?;
     let process = json!({"Env": ["PATH=/bin", "WHO=layered"], "Cmd": ["/none"], "Labels": {"maker": "tests"}, "WorkingDir": "/data"});
-    archive("docker.io/library/layered:1", path, &[lowest, middle, top], &process)
+    image::archive("docker.io/library/layered:1", path, &[lowest, middle, top], &process)
 }
