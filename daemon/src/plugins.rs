@@ -138,8 +138,9 @@ pub fn rows(config: &Config, drivers: &[Driver]) -> Vec<Plugin> {
     rows
 }
 
+/// A duration as Go prints it, who says "0s" for none.
 fn humane(duration: std::time::Duration) -> String {
-    format!("{duration:?}")
+    if duration.is_zero() { "0s".to_owned() } else { format!("{duration:?}") }
 }
 
 #[cfg(test)]

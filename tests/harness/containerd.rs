@@ -24,10 +24,18 @@ impl Containerd {
     /// # Errors
     /// When it does not serve.
     pub fn start() -> anyhow::Result<Self> {
+        Self::with_config("")
+    }
+
+    /// As [`start`](Self::start), with more in its configuration file.
+    ///
+    /// # Errors
+    /// When it does not serve.
+    pub fn with_config(text: &str) -> anyhow::Result<Self> {
         let folder = folder("c")?;
         let at = |name: &str| folder.path().join(name);
         let config = format!(
-            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n[grpc]\n  address = {:?}\n",
+            "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\", \"io.containerd.internal.v1.opt\"]\n[grpc]\n  address = {:?}\n{text}",
             at("root"),
             at("state"),
             at("s.sock"),

@@ -16,9 +16,9 @@ use super::caps::Capabilities;
 use super::log::Reason;
 use super::loopback;
 use super::record::{Home, Record, Status};
-use super::refuse::unsupported;
+use super::refuse::{DEVICES, unsupported};
 use super::verbs::{Context, VerbError, chain, io, refused, remove_leftovers};
-use super::workload::Workload;
+use super::workload::{Workload, go_text};
 use crate::ProcessId;
 use crate::cgroup::Cgroup;
 use crate::seccomp;
@@ -36,11 +36,17 @@ impl Context<'_> {
         }
         let bundle = fs::canonicalize(&options.bundle).map_err(io("bundle"))?;
         let mut spec = bundle::read(&bundle.join("config.json")).map_err(VerbError::Refused)?;
-        let fields = unsupported(&spec);
+        let (devices, fields): (Vec<_>, Vec<_>) = unsupported(&spec).into_iter().partition(|field| field == DEVICES);
         if !fields.is_empty() {
             return refused(format!("the built-in runtime does not support {}", fields.join(", ")));
         }
+        if !devices.is_empty() {
+            self.log.line("warning", &format!("{DEVICES}: not in force, the built-in runtime has no device rules on cgroup v2"));
+        }
         let rootfs = bundle.join(spec.pointer("/root/path").and_then(Value::as_str).unwrap_or("rootfs"));
+        if let Err(error) = fs::metadata(&rootfs) {
+            return refused(format!("invalid rootfs: stat {}: {}", rootfs.display(), go_text(&error)));
+        }
         // libcontainer makes devices and links by path, so a link of the image would lead it to the host.
         if fs::symlink_metadata(rootfs.join("dev")).is_ok_and(|meta| meta.is_symlink()) {
             return refused("/dev of the root filesystem is a symbolic link");

@@ -273,7 +273,7 @@ fn go_exec_error(name: &str, problem: &str) -> String {
     format!("exec: \"{name}\": {problem}")
 }
 
-fn go_text(error: &io::Error) -> String {
+pub(super) fn go_text(error: &io::Error) -> String {
     error.raw_os_error().map_or_else(|| error.to_string(), |code| go_errno(Errno::from_raw(code)))
 }
 

@@ -12,6 +12,9 @@ use serde_json::json;
 use super::normal::Normal;
 use super::script::{self, Script};
 
+/// Both collect only when a client waits for it. When they do by themselves depends on how long the last time took.
+const COLLECT_WHEN_TOLD: &str = "[plugins.\"io.containerd.gc.v1.scheduler\"]\n  pause_threshold = 0.0\n  deletion_threshold = 1000000\n  mutation_threshold = 0\n  startup_delay = \"1h\"\n";
+
 #[derive(Debug)]
 enum Daemon {
     Theirs(Containerd),
@@ -31,18 +34,16 @@ pub(super) struct Side {
 impl Side {
     /// Debian's containerd.
     pub(super) fn containerd(script: &str) -> anyhow::Result<Self> {
-        Self::new(Daemon::Theirs(Containerd::start()?), script)
+        Self::new(Daemon::Theirs(Containerd::with_config(COLLECT_WHEN_TOLD)?), script)
     }
 
     /// Ours.
     pub(super) fn gantryd(script: &str) -> anyhow::Result<Self> {
-        Self::new(Daemon::Ours(Gantryd::start()?), script)
+        Self::new(Daemon::Ours(Gantryd::with_config(COLLECT_WHEN_TOLD)?), script)
     }
 
     fn new(daemon: Daemon, script: &str) -> anyhow::Result<Self> {
         let namespace = format!("cmp-{}-{}", script.replace('_', "-"), std::process::id());
-        // Both collect soon after they begin; what a script makes by hand must not fall into that.
-        std::thread::sleep(std::time::Duration::from_millis(200));
         Ok(Self { daemon, registry: Registry::start()?, scratch: folder("s")?, namespace })
     }
 
