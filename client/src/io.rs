@@ -52,19 +52,27 @@ impl Fifos {
         Ok(fifos)
     }
 
-    /// Copies what the process writes to `stdout` and `stderr` until it has closed them.
-    pub fn copy_out(&mut self, stdout: impl Write + Send + 'static, stderr: impl Write + Send + 'static) {
-        self.copy_one(self.stdout.clone(), stdout);
+    /// Copies what the process writes to `stdout` and `stderr` until it has closed them. `refused` hears, from another thread, when
+    /// what it writes can no longer be passed on, because nobody reads it for one; the pipe is drained all the same.
+    pub fn copy_out(
+        &mut self,
+        stdout: impl Write + Send + 'static,
+        stderr: impl Write + Send + 'static,
+        refused: impl Fn() + Send + Clone + 'static,
+    ) {
+        self.copy_one(self.stdout.clone(), stdout, refused.clone());
         if !self.stderr.is_empty() {
-            self.copy_one(self.stderr.clone(), stderr);
+            self.copy_one(self.stderr.clone(), stderr, refused);
         }
     }
 
-    fn copy_one(&mut self, path: String, mut to: impl Write + Send + 'static) {
+    fn copy_one(&mut self, path: String, mut to: impl Write + Send + 'static, refused: impl Fn() + Send + 'static) {
         self.copiers.push(std::thread::spawn(move || {
-            // Whoever reads us may have gone; then there is nobody to tell either.
-            if let Ok(mut from) = File::open(path) {
-                let _ = copy(&mut from, &mut to);
+            let Ok(mut from) = File::open(path) else { return };
+            if copy(&mut from, &mut to).is_err() {
+                refused();
+                // A process must not wait for room in a pipe that nobody empties.
+                let _ = copy(&mut from, &mut std::io::sink());
             }
         }));
     }
@@ -145,7 +153,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let mut fifos = Fifos::create(parent.path(), "c", true, false).unwrap();
         let (out, err) = (Shared::default(), Shared::default());
-        fifos.copy_out(out.clone(), err.clone());
+        fifos.copy_out(out.clone(), err.clone(), || ());
         std::fs::write(&fifos.stdout, b"to out").unwrap();
         std::fs::write(&fifos.stderr, b"to err").unwrap();
         fifos.drain();
@@ -158,10 +166,31 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_that_is_gone_is_told_and_the_pipe_drained() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let parent = tempfile::tempdir().unwrap();
+        let mut fifos = Fifos::create(parent.path(), "c", false, true).unwrap();
+        let (told, hears) = std::sync::mpsc::channel();
+        fifos.copy_out(Closed, Closed, move || told.send(()).unwrap());
+        // More than a pipe holds: it would wait for ever if nobody read on.
+        std::fs::write(&fifos.stdout, vec![0; 1 << 20]).unwrap();
+        fifos.drain();
+        assert_eq!(hears.iter().count(), 1);
+    }
+
+    #[test]
     fn a_copier_whose_shim_never_came_is_let_go() {
         let parent = tempfile::tempdir().unwrap();
         let mut fifos = Fifos::create(parent.path(), "c", false, true).unwrap();
-        fifos.copy_out(Vec::new(), Vec::new());
+        fifos.copy_out(Vec::new(), Vec::new(), || ());
         let copiers = std::mem::take(&mut fifos.copiers);
         // The copier must be in its open before the pipe goes; a writer that comes and goes later finds no pipe.
         while std::fs::OpenOptions::new()

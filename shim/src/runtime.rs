@@ -100,7 +100,10 @@ fn runtime(options: &Options, spec: &Spec) -> Result<Runtime, RuntimeError> {
     if let Some(name) = std::env::var(EXECUTOR_VARIABLE).ok().filter(|name| !name.is_empty()) {
         return Ok(named(&name));
     }
-    let missing = executor::builtin::unsupported(spec.document());
+    let mut missing = executor::builtin::unsupported(spec.document());
+    if options.systemd_cgroup {
+        missing.push("the option SystemdCgroup".to_owned());
+    }
     if missing.is_empty() {
         return Ok(Runtime::BuiltIn);
     }

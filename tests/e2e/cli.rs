@@ -190,6 +190,25 @@ fn input_is_passed_on_to_its_end() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_container_whose_output_nobody_reads_ends() -> anyhow::Result<()> {
+    let daemon = with_image()?;
+    let mut child = daemon
+        .gantry_command(&["run", "--rm", BUSYBOX_NAME, "yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    drop(child.stdout.take());
+    let ended = eventually("it ends", || child.try_wait()?.context("it still runs"));
+    if ended.is_err() {
+        child.kill()?;
+        child.wait()?;
+    }
+    ensure!(ended?.code() == Some(137), "it was killed");
+    ensure!(daemon.gantry(&["ps", "-a", "-q"])?.ok()?.is_empty(), "nothing is left");
+    Ok(())
+}
+
+#[test]
 fn much_output_arrives_whole() -> anyhow::Result<()> {
     let daemon = with_image()?;
     let said = daemon

@@ -34,7 +34,9 @@ pub(crate) async fn follow(process: &Process, fifos: Fifos, tty: bool) -> Result
 }
 
 async fn lend(process: &Process, mut fifos: Fifos, tty: bool) -> Result<u32, ClientError> {
-    fifos.copy_out(std::io::stdout(), std::io::stderr());
+    let closed = std::sync::Arc::new(tokio::sync::Notify::new());
+    let tell = closed.clone();
+    fifos.copy_out(std::io::stdout(), std::io::stderr(), move || tell.notify_one());
     let (ended, input_ended) = tokio::sync::oneshot::channel();
     if !fifos.stdin.is_empty() {
         fifos.copy_in(std::io::stdin(), move || {
@@ -55,8 +57,14 @@ async fn lend(process: &Process, mut fifos: Fifos, tty: bool) -> Result<u32, Cli
         }
         std::future::pending::<()>().await;
     };
+    tokio::pin!(wait);
     let exit = tokio::select! {
-        exit = wait => exit?,
+        exit = &mut wait => exit?,
+        // Nobody reads what it writes: a pipe of the shell's would end it now, and so do we.
+        () = closed.notified() => {
+            let _ = process.kill(nix::libc::SIGKILL.unsigned_abs(), false).await;
+            wait.await?
+        }
         error = signals => return Err(error),
         () = close => unreachable!("it never ends"),
     };

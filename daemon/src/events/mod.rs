@@ -178,6 +178,12 @@ impl Bus {
         (subscribers.all.len(), subscribers.all.iter().map(|subscriber| subscriber.queue.len()).sum())
     }
 
+    /// Whether anybody would be told of this event now.
+    pub fn is_awaited(&self, envelope: &Envelope) -> bool {
+        let fields = EventFields::new(envelope);
+        self.lock().all.iter().any(|subscriber| !subscriber.queue.is_abandoned() && subscriber.filters.matches(&fields))
+    }
+
     /// Queues the event for everybody concerned. The lock gives all of them the same order.
     fn deliver(&self, envelope: Envelope) {
         let envelope = Arc::new(envelope);

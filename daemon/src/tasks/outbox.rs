@@ -1,8 +1,8 @@
 //! The way of every event about a task to the bus, and what is held back right after a restart.
 //!
 //! The bus has no replay, and clients that live on events need a moment to come back when the daemon was restarted. What ended
-//! meanwhile would be told to nobody. So after a restart that found tasks, events are kept, in order, until somebody has
-//! subscribed and nobody new came for a moment; at the latest after [`PATIENCE`]'s `hold`. Only then is an exit written down as published.
+//! meanwhile would be told to nobody. So after a restart that found tasks, events are kept, in order, until each has somebody who
+//! listens for it and nobody new came for a moment; at the latest after [`PATIENCE`]'s `hold`. Only then is an exit written down as published.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -113,11 +113,17 @@ impl Outbox {
             if subscribers != seen.0 {
                 seen = (subscribers, Instant::now());
             }
-            if subscribers > 0 && seen.1.elapsed() >= settle {
+            if subscribers > 0 && seen.1.elapsed() >= settle && self.all_are_awaited() {
                 return;
             }
             tokio::time::sleep(look).await;
         }
+    }
+
+    /// Whether somebody listens for each event that is held. dockerd has a connection for each of its namespaces, and they come
+    /// back apart: the first one must not let go what only the second one is told.
+    fn all_are_awaited(&self) -> bool {
+        self.lock().iter().flatten().all(|outgoing| self.bus.is_awaited(&outgoing.envelope))
     }
 
     /// Puts all on the bus under the lock, so that nothing overtakes.
@@ -167,6 +173,7 @@ async fn write_down(records: Vec<(PathBuf, PublishedExit)>) {
 mod tests {
     use std::time::SystemTime;
 
+    use model::filter::Filters;
     use model::task::Exit;
     use proto::events::TaskExit;
 
@@ -223,6 +230,21 @@ mod tests {
             }
         }
         assert_eq!(PublishedExit::read(folder.path()).unwrap(), Some(exit));
+    }
+
+    #[tokio::test]
+    async fn what_only_a_later_subscriber_is_told_waits_for_it() {
+        let outbox = impatient();
+        let tracker = TaskTracker::new();
+        outbox.hold(&tracker, CancellationToken::new());
+        outbox.send(event("/tasks/exit")).await.unwrap();
+        let filters = |text: &str| Filters::parse(&[text]).unwrap();
+        let _other = outbox.bus.subscribe(filters("namespace==other"));
+        tokio::time::sleep(SETTLE * 3 / 2).await;
+        let mut late = outbox.bus.subscribe(filters("namespace==ns,topic~=|^/tasks/|"));
+        tracker.close();
+        tracker.wait().await;
+        assert_eq!(late.next().await.unwrap().topic, "/tasks/exit");
     }
 
     #[tokio::test]

@@ -41,7 +41,10 @@ impl Context<'_> {
             return refused(format!("the built-in runtime does not support {}", fields.join(", ")));
         }
         if !devices.is_empty() {
-            self.log.line("warning", &format!("{DEVICES}: not in force, the built-in runtime has no device rules on cgroup v2"));
+            self.log.line(
+                "warning",
+                &format!("{DEVICES}: not in force, the built-in runtime has no device rules on cgroup v2"),
+            );
         }
         let rootfs = bundle.join(spec.pointer("/root/path").and_then(Value::as_str).unwrap_or("rootfs"));
         if let Err(error) = fs::metadata(&rootfs) {
