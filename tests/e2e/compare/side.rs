@@ -89,6 +89,16 @@ impl Side {
     }
 }
 
+impl Drop for Side {
+    /// The cgroup of a namespace stays when its last container goes.
+    fn drop(&mut self) {
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            // Not there in most, and not empty after a step that failed.
+            let _ = std::fs::remove_dir(hierarchy.path().join(&self.namespace));
+        }
+    }
+}
+
 /// An image of three small layers that change and remove what is below, with no program in it.
 fn layered_archive(path: &Path) -> anyhow::Result<()> {
     let folder = |path: &str, mode| Entry::Folder(path.to_owned(), mode);
