@@ -90,8 +90,14 @@ impl Side {
 }
 
 impl Drop for Side {
-    /// The cgroup of a namespace stays when its last container goes.
+    /// The cgroup of a namespace stays when its last container goes, and `ctr images unmount` undoes only one of two mounts.
     fn drop(&mut self) {
+        let scratch = self.scratch.path().display().to_string();
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        for point in table.lines().rev().filter_map(|line| line.split(' ').nth(4)).filter(|at| at.starts_with(&scratch))
+        {
+            let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
+        }
         for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             // Not there in most, and not empty after a step that failed.
             let _ = std::fs::remove_dir(hierarchy.path().join(&self.namespace));
