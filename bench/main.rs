@@ -13,6 +13,9 @@ use client::Client;
 use figures::{Table, median};
 use harness::{Containerd, Gantryd, busybox_archive};
 
+/// Where each side works.
+const NAMESPACES: [&str; 2] = ["bench-ours", "bench-peer"];
+
 /// How often each thing is timed.
 const ROUNDS: usize = 40;
 
@@ -29,8 +32,8 @@ struct Side {
 }
 
 impl Side {
-    async fn new(address: &Path, folder: &Path) -> anyhow::Result<Self> {
-        let client = Client::connect(address, "default".parse()?).await?;
+    async fn new(address: &Path, folder: &Path, namespace: &str) -> anyhow::Result<Self> {
+        let client = Client::connect(address, namespace.parse()?).await?;
         Ok(Self { client, folder: folder.to_owned() })
     }
 }
@@ -38,12 +41,19 @@ impl Side {
 fn main() -> anyhow::Result<()> {
     let archive = busybox_archive()?.display().to_string();
     let (ours, peer) = (Gantryd::start()?, Containerd::start()?);
-    ours.ctr(&["images", "import", &archive])?.ok()?;
-    peer.ctr(&["images", "import", &archive])?.ok()?;
+    // The state of OCI runtimes is one for the machine, by namespace and id: each side has a namespace of its own.
+    for namespace in ["default", NAMESPACES[0]] {
+        ours.ctr(&["-n", namespace, "images", "import", &archive])?.ok()?;
+    }
+    for namespace in ["default", NAMESPACES[1]] {
+        peer.ctr(&["-n", namespace, "images", "import", &archive])?.ok()?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let sides =
-            [Side::new(&ours.address(), ours.folder()).await?, Side::new(&peer.address(), peer.folder()).await?];
+        let sides = [
+            Side::new(&ours.address(), ours.folder(), NAMESPACES[0]).await?,
+            Side::new(&peer.address(), peer.folder(), NAMESPACES[1]).await?,
+        ];
         let mut table = Table::default();
         phases(&sides, &mut table).await.context("phases of one container's life")?;
         execs(&sides, &mut table).await.context("execs")?;
