@@ -12,8 +12,8 @@ use std::{
 const FOLDERS: [&str; 6] = ["containerd", "gantry", "google", "grpc", "runtimeoptions", "ttrpc"];
 
 /// Packages whose services travel over ttrpc.
-const TTRPC_PACKAGES: [&str; 3] =
-    ["containerd.task.v3", "containerd.runtime.sandbox.v1", "containerd.services.events.ttrpc.v1"];
+const TTRPC_PACKAGES: [&str; 4] =
+    ["containerd.task.v3", "containerd.runtime.sandbox.v1", "containerd.services.events.ttrpc.v1", "gantry.shim.v1"];
 
 /// Fields that carry payloads large enough to be worth sharing instead of copying.
 const SHARED_BYTES: [&str; 5] = [

@@ -23,6 +23,9 @@ pub use prost::bytes;
 pub use prost_types;
 pub use wire::{google, grpc, runtimeoptions};
 
+/// What gantry's own programs say to each other.
+pub use wire::gantry;
+
 /// Figures about cgroups, one module per version of cgroups.
 pub use wire::io::containerd::cgroups;
 
@@ -40,6 +43,8 @@ pub mod containerd {
 
 /// Options and answers of `shim start`.
 pub use containerd::runtime::bootstrap::v1 as bootstrap;
+/// The sandbox service of a shim.
+pub use containerd::runtime::sandbox::v1 as sandbox;
 /// States and lists of processes, shared by the services of tasks and of shims.
 pub use containerd::v1::types as process;
 pub use containerd::{events, runc, services, task, types};
@@ -54,4 +59,6 @@ pub mod service {
     pub const EVENTS: &str = "containerd.services.events.ttrpc.v1.Events";
     /// The sandbox service of a shim.
     pub const SANDBOX: &str = "containerd.runtime.sandbox.v1.Sandbox";
+    /// Logs and live streams of a task, by gantry's own shim.
+    pub const LOGS: &str = "gantry.shim.v1.Logs";
 }

@@ -1,9 +1,10 @@
-//! ttrpc over tokio: the [`client`] that talks to shims, the [`server`] that shims talk to, and [`events`], the one service
-//! that is served there.
+//! ttrpc over tokio: the [`client`] that talks to shims, [`attach`] for the live streams of a process, the [`server`] that
+//! shims talk to, and [`events`], the one service that is served there.
 //!
 //! Frames and messages are [`proto::ttrpc`]'s; here are the connections. A connection has a task that writes and a task that
 //! reads, so that a caller who gives up never leaves half a frame behind. Nothing here knows what a task or a shim is.
 
+pub mod attach;
 pub mod client;
 pub mod events;
 pub mod server;
