@@ -5,6 +5,7 @@
 //! bounded and verified before it is believed. It must not know tasks.
 
 pub mod archive;
+mod arrivals;
 pub mod document;
 mod error;
 pub mod export;

@@ -27,7 +27,7 @@ use super::document::{Config, Document, DocumentKind, RawDescriptor, media_type}
 use super::names::{self, ANNOTATION_NAME, ANNOTATION_REF};
 use super::progress::Reporter;
 use super::tree::{Tree, Walk};
-use super::unpack::Arrivals;
+use super::arrivals::Arrivals;
 use super::{Images, TransferError, Wanted, lease};
 use crate::api::Scope;
 use crate::blocking;

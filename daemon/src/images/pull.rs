@@ -21,7 +21,7 @@ use super::progress::Reporter;
 use super::registry::Registry;
 use super::resolve::{self, Resolved, resolve};
 use super::tree::{Tree, Walk};
-use super::unpack::Arrivals;
+use super::arrivals::Arrivals;
 use super::{Images, TransferError, Wanted, lease, names};
 use crate::api::Scope;
 use crate::meta::images::{ImageError, ImageUpdate};

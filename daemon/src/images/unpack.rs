@@ -9,7 +9,6 @@
 //! The files go straight into the snapshot's folder, through [`snapshotter::layer`]; nothing is mounted. Two who unpack the same layer
 //! take turns, and the second finds it done.
 
-use std::collections::HashMap;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,8 +18,8 @@ use model::platform::Platform;
 use model::{Descriptor, Digest, Labels};
 use snapshotter::layer::{self, Durability, Encoding, LayerError, Limits, Target, TargetError};
 use store::blob::BlobReader;
-use tokio::sync::watch;
 
+use super::arrivals::Arrivals;
 use super::document::{Config, DocumentError, MAX_DOCUMENT_BYTES, chain_ids};
 use super::local::{LABEL_SNAPSHOT, LABEL_UNCOMPRESSED};
 use super::progress::Item;
@@ -105,38 +104,6 @@ impl Classify for UnpackError {
             Self::Target { source, .. } => source.kind(),
             Self::Snapshot { source, .. } => source.kind(),
             Self::Content { source, .. } => source.kind(),
-        }
-    }
-}
-
-/// Which blobs are here by now. What is not listed was here all the time.
-#[derive(Debug, Default)]
-pub(super) struct Arrivals {
-    blobs: HashMap<Digest, (Item, watch::Sender<bool>)>,
-}
-
-impl Arrivals {
-    /// Lists a blob as not here yet.
-    pub(super) fn expect(&mut self, digest: &Digest, item: Item) {
-        self.blobs.insert(digest.clone(), (item, watch::Sender::new(false)));
-    }
-
-    /// Notes that a blob is here.
-    pub(super) fn arrived(&self, digest: &Digest) {
-        if let Some((_, arrived)) = self.blobs.get(digest) {
-            arrived.send_replace(true);
-        }
-    }
-
-    /// What is reported of a blob.
-    pub(super) fn item(&self, digest: &Digest) -> Option<Item> {
-        self.blobs.get(digest).map(|(item, _)| item.clone())
-    }
-
-    async fn wait(&self, digest: &Digest) {
-        if let Some((_, arrived)) = self.blobs.get(digest) {
-            // The sender lives as long as this.
-            let _ = arrived.subscribe().wait_for(|arrived| *arrived).await;
         }
     }
 }

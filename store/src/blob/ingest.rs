@@ -115,6 +115,14 @@ impl Ingest {
         self.offset
     }
 
+    /// The file that the bytes go into, for reading them by position while more come. A cut takes them away from it too.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn file(&self) -> Result<File, BlobError> {
+        self.file.try_clone().during("opening an ingest")
+    }
+
     /// Notes the promised size.
     ///
     /// # Errors

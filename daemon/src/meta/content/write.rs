@@ -290,6 +290,18 @@ impl Writer {
         }
     }
 
+    /// The file that the bytes go into, for reading them by position while more come; none for an upload of what another
+    /// namespace has.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn file(&self) -> Result<Option<std::fs::File>, ContentError> {
+        match &self.source {
+            Source::Own(ingest) => Ok(Some(ingest.file()?)),
+            Source::Shared(_) | Source::Over => Ok(None),
+        }
+    }
+
     /// The digest of what is there so far.
     ///
     /// # Errors
