@@ -1,17 +1,18 @@
-//! The task service, under the names of its versions 2 and 3: decodes a request into a [`Command`], encodes an [`Answer`].
-//! Holds no state and decides nothing.
+//! The services: that of tasks, under the names of its versions 2 and 3, and that of logs. Decodes a request into a
+//! [`Command`], encodes an [`Answer`]. Holds no state and decides nothing.
 
 use model::task::Exit;
 use model::{Classify, ContainerId, ExecId, Kind};
 use prost::Message;
 use prost_types::Any;
+use proto::gantry::shim::v1 as logs;
 use proto::google::rpc::Status as RpcStatus;
 use proto::process;
 use proto::runc::v1::ProcessDetails;
 use proto::task::v3 as wire;
 use proto::ttrpc::{Request, Response};
 
-use crate::command::{AddExec, Answer, Command, CreateTask, ProcessState, Refusal, Status, Target};
+use crate::command::{AddExec, Answer, Attach, Command, CreateTask, ProcessState, Refusal, Status, Target};
 use crate::io::Streams;
 use crate::runtime;
 
@@ -23,10 +24,32 @@ const PROCESS_TYPE: &str = "opencontainers/runtime-spec/1/Process";
 /// # Errors
 /// The status to answer with: no such service or method, or a request that makes no sense.
 pub(crate) fn decode(request: &Request) -> Result<Command, RpcStatus> {
-    if request.service != proto::service::TASK_V2 && request.service != proto::service::TASK_V3 {
-        let text = format!("service {} not found", request.service);
-        return Err(proto::status::new(Kind::Unimplemented, text));
+    match request.service.as_str() {
+        proto::service::TASK_V2 | proto::service::TASK_V3 => task(request),
+        proto::service::LOGS => logs(request),
+        other => Err(proto::status::new(Kind::Unimplemented, format!("service {other} not found"))),
     }
+}
+
+fn unimplemented(request: &Request) -> RpcStatus {
+    Response::unimplemented(&request.service, &request.method).status.unwrap_or_default()
+}
+
+fn logs(request: &Request) -> Result<Command, RpcStatus> {
+    Ok(match request.method.as_str() {
+        "Reopen" => {
+            let logs::ReopenRequest { id, exec_id } = message(request)?;
+            Command::Reopen(target(id, exec_id))
+        }
+        "Attach" => {
+            let logs::AttachRequest { id, exec_id, stdin, stdout, stderr } = message(request)?;
+            Command::Attach(Attach { target: target(id, exec_id), stdin, stdout, stderr })
+        }
+        _ => return Err(unimplemented(request)),
+    })
+}
+
+fn task(request: &Request) -> Result<Command, RpcStatus> {
     let command = match request.method.as_str() {
         "State" => {
             let wire::StateRequest { id, exec_id } = message(request)?;
@@ -70,7 +93,7 @@ pub(crate) fn decode(request: &Request) -> Result<Command, RpcStatus> {
         "Stats" => Command::Stats(message::<wire::StatsRequest>(request)?.id),
         "Connect" => Command::Connect(message::<wire::ConnectRequest>(request)?.id),
         "Shutdown" => Command::Shutdown,
-        method => return Err(Response::unimplemented(&request.service, method).status.unwrap_or_default()),
+        _ => return Err(unimplemented(request)),
     };
     Ok(command)
 }

@@ -105,6 +105,23 @@ pub(crate) enum Command {
     Connect(String),
     /// End, if there is no container.
     Shutdown,
+    /// Show and feed streams as they flow.
+    Attach(Attach),
+    /// Open the logs of a process again.
+    Reopen(Target),
+}
+
+/// A client that wants to be attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Attach {
+    /// To this process,
+    pub target: Target,
+    /// to bring input,
+    pub stdin: bool,
+    /// to see its output,
+    pub stdout: bool,
+    /// and its errors.
+    pub stderr: bool,
 }
 
 /// One answer.
@@ -206,6 +223,9 @@ pub(crate) enum Refusal {
     /// Too many commands wait for the same container.
     #[error("{0} commands wait for this container")]
     Queue(usize),
+    /// The streams of the process are not of the kind for this.
+    #[error("cannot attach: {0}")]
+    Attach(&'static str),
     /// The call is of a later version.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -251,7 +271,9 @@ impl Classify for Refusal {
         match self {
             Self::NoContainer | Self::NoProcess(_) | Self::Finished | Self::NoCgroup => Kind::NotFound,
             Self::ContainerExists(_) | Self::ProcessExists(_) => Kind::AlreadyExists,
-            Self::NotStarted | Self::InitNotRunning(_) | Self::State { .. } => Kind::FailedPrecondition,
+            Self::NotStarted | Self::InitNotRunning(_) | Self::State { .. } | Self::Attach(_) => {
+                Kind::FailedPrecondition
+            }
             Self::Signal(_) | Self::Invalid(_) => Kind::InvalidArgument,
             Self::Queue(_) => Kind::ResourceExhausted,
             Self::Unsupported(_) => Kind::Unimplemented,

@@ -95,7 +95,18 @@ fn line(now: SystemTime, level: Level, message: fmt::Arguments<'_>) -> String {
 /// RFC 3339 in UTC, with milliseconds.
 pub(crate) fn timestamp(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let (days, rest) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    format!("{}.{:03}Z", date(since.as_secs()), since.subsec_millis())
+}
+
+/// The same with nanoseconds.
+pub(crate) fn exact_timestamp(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{}.{:09}Z", date(since.as_secs()), since.subsec_nanos())
+}
+
+/// The date and the time of day.
+fn date(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Days to a date in the Gregorian calendar, counting years from March so that the leap day comes last.
     let shifted = days + 719_468;
     let (era, of_era) = (shifted / 146_097, shifted % 146_097);
@@ -105,13 +116,7 @@ pub(crate) fn timestamp(time: SystemTime) -> String {
     let day = of_year - (153 * from_march + 2) / 5 + 1;
     let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
-        rest / 3600,
-        rest / 60 % 60,
-        rest % 60,
-        since.subsec_millis()
-    )
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 
+use proto::prost::Message;
+use proto::prost::bytes::Bytes;
 use proto::ttrpc::{Decoder, FrameKind, Request, Response, encode};
 use rustix::net::sockopt::socket_peercred;
 
@@ -37,15 +39,46 @@ impl ReplyTo {
     pub(crate) fn is_of(self, connection: Key) -> bool {
         self.connection == connection
     }
+
+    /// The connection that the answer would go to.
+    pub(crate) fn connection(self) -> Key {
+        self.connection
+    }
 }
 
 /// What came of the readiness of a connection.
 #[derive(Debug)]
-pub(crate) enum Input {
-    /// Requests, in the order in which they came; perhaps none.
-    Calls(Vec<(ReplyTo, Request)>),
-    /// The connection is gone, after these last requests.
-    Closed(Vec<(ReplyTo, Request)>),
+pub(crate) struct Input {
+    /// What has come, in order; perhaps nothing.
+    pub incoming: Vec<Incoming>,
+    /// The connection is gone, after these.
+    pub is_closed: bool,
+}
+
+/// One frame from a client.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    /// A request.
+    Call(ReplyTo, Request),
+    /// A piece of a stream.
+    Data(Data),
+}
+
+/// A piece of a stream that a request has opened.
+#[derive(Debug)]
+pub(crate) struct Data {
+    stream: ReplyTo,
+    /// `FLAG_*` bits.
+    pub flags: u8,
+    /// The message; empty when the flags are all there is.
+    pub payload: Bytes,
+}
+
+impl Data {
+    /// Whether it belongs to the stream that this request has opened.
+    pub(crate) fn is_of(&self, opened: ReplyTo) -> bool {
+        self.stream == opened
+    }
 }
 
 /// The listening socket and all connections to it.
@@ -61,8 +94,12 @@ struct Connection {
     socket: UnixStream,
     decoder: Decoder,
     unsent: Vec<u8>,
-    /// Whether the socket is watched for room to write.
-    waits_to_write: bool,
+    /// How much was sent so far.
+    sent: u64,
+    /// What the socket is watched for.
+    interest: EventFlags,
+    /// Nothing is read for now.
+    is_paused: bool,
     open_calls: usize,
 }
 
@@ -120,40 +157,77 @@ impl Clients {
 
     /// Reads and writes what the connection is ready for.
     pub(crate) fn ready(&mut self, key: Key, flags: EventFlags, poll: &Poll) -> Input {
-        let Some(connection) = self.connections.get_mut(&key) else { return Input::Calls(Vec::new()) };
-        let mut calls = Vec::new();
+        let mut incoming = Vec::new();
+        let Some(connection) = self.connections.get_mut(&key) else { return Input { incoming, is_closed: false } };
         let mut open = true;
         if flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
-            open = connection.read(key, &mut calls);
+            // One that is paused is only reported like this when it is gone.
+            open = !connection.is_paused && connection.read(key, &mut incoming);
         }
         if open && (flags.contains(EventFlags::OUT) || !connection.unsent.is_empty()) {
             open = connection.flush(key, poll);
         }
-        if open {
-            return Input::Calls(calls);
+        if !open {
+            self.close(key, poll);
         }
-        self.close(key, poll);
-        Input::Closed(calls)
+        Input { incoming, is_closed: !open }
+    }
+
+    /// Sends a piece of a stream, or as much of it as the client takes now. Gives the connection's key when that ended it.
+    pub(crate) fn push<M: Message>(&mut self, to: ReplyTo, message: &M, poll: &Poll) -> Option<Key> {
+        let connection = self.connections.get_mut(&to.connection)?;
+        if let Err(too_long) = encode(FrameKind::Data, to.stream_id, message, &mut connection.unsent) {
+            log::error!("{too_long}");
+            self.close(to.connection, poll);
+            return Some(to.connection);
+        }
+        self.send(to.connection, poll)
+    }
+
+    /// How much waits for the client to read.
+    pub(crate) fn unsent(&self, key: Key) -> usize {
+        self.connections.get(&key).map_or(0, |connection| connection.unsent.len())
+    }
+
+    /// How much it has read so far.
+    pub(crate) fn sent(&self, key: Key) -> u64 {
+        self.connections.get(&key).map_or(0, |connection| connection.sent)
+    }
+
+    /// Reads nothing from the connection, or does again.
+    pub(crate) fn pause(&mut self, key: Key, is_paused: bool, poll: &Poll) {
+        if let Some(connection) = self.connections.get_mut(&key)
+            && std::mem::replace(&mut connection.is_paused, is_paused) != is_paused
+        {
+            connection.watch(key, poll);
+        }
     }
 
     /// Sends an answer, or as much of it as the client takes now. Gives the connection's key when that ended it.
     pub(crate) fn reply(&mut self, to: ReplyTo, response: &Response, poll: &Poll) -> Option<Key> {
         let connection = self.connections.get_mut(&to.connection)?;
         connection.open_calls = connection.open_calls.saturating_sub(1);
-        let was_empty = connection.unsent.is_empty();
         if let Err(too_long) = encode(FrameKind::Response, to.stream_id, response, &mut connection.unsent) {
             let failed = Response::failed(proto::status::of(&too_long));
             let _ = encode(FrameKind::Response, to.stream_id, &failed, &mut connection.unsent);
         }
-        let alive = if was_empty { connection.flush(to.connection, poll) } else { true };
+        self.send(to.connection, poll)
+    }
+
+    /// Writes what the client takes now.
+    fn send(&mut self, key: Key, poll: &Poll) -> Option<Key> {
+        let connection = self.connections.get_mut(&key)?;
+        let waits = connection.interest.contains(EventFlags::OUT);
+        let alive = waits || connection.flush(key, poll);
         if alive && connection.unsent.len() <= MAX_UNSENT_BYTES {
             return None;
         }
-        self.close(to.connection, poll);
-        Some(to.connection)
+        self.close(key, poll);
+        Some(key)
     }
 
-    fn close(&mut self, key: Key, poll: &Poll) {
+    /// Ends a connection.
+    pub(crate) fn close(&mut self, key: Key, poll: &Poll) {
         let was_full = self.connections.len() >= MAX_CONNECTIONS;
         let Some(connection) = self.connections.remove(&key) else { return };
         poll.remove(&connection.socket);
@@ -165,11 +239,19 @@ impl Clients {
 
 impl Connection {
     fn new(socket: UnixStream) -> Self {
-        Self { socket, decoder: Decoder::new(), unsent: Vec::new(), waits_to_write: false, open_calls: 0 }
+        Self {
+            socket,
+            decoder: Decoder::new(),
+            unsent: Vec::new(),
+            sent: 0,
+            interest: EventFlags::IN,
+            is_paused: false,
+            open_calls: 0,
+        }
     }
 
     /// Reads once and takes out whole requests; false at the end of the connection.
-    fn read(&mut self, key: Key, calls: &mut Vec<(ReplyTo, Request)>) -> bool {
+    fn read(&mut self, key: Key, incoming: &mut Vec<Incoming>) -> bool {
         let mut buffer = [0; READ_BYTES];
         let count = match self.socket.read(&mut buffer) {
             Ok(0) => return false,
@@ -189,7 +271,12 @@ impl Connection {
                         proto::status::new(model::Kind::InvalidArgument, format!("malformed request: {error}"))
                     }),
                 ),
-                // Responses and pieces of streams: nothing that we have asked for.
+                Ok(Some(frame)) if frame.kind == FrameKind::Data => {
+                    let stream = ReplyTo { connection: key, stream_id: frame.stream_id };
+                    incoming.push(Incoming::Data(Data { stream, flags: frame.flags, payload: frame.payload }));
+                    continue;
+                }
+                // Responses: nothing that we have asked for.
                 Ok(Some(_)) => continue,
                 Err(too_long) => (too_long.stream_id, Err(proto::status::of(&too_long))),
             };
@@ -200,7 +287,7 @@ impl Connection {
                 ),
                 Ok(request) => {
                     self.open_calls += 1;
-                    calls.push((ReplyTo { connection: key, stream_id }, request));
+                    incoming.push(Incoming::Call(ReplyTo { connection: key, stream_id }, request));
                     continue;
                 }
                 Err(status) => status,
@@ -218,12 +305,18 @@ impl Connection {
         if self.write().is_err() {
             return false;
         }
-        let waits = !self.unsent.is_empty();
-        if waits == self.waits_to_write {
+        self.watch(key, poll)
+    }
+
+    /// Has exactly that reported which can be used.
+    fn watch(&mut self, key: Key, poll: &Poll) -> bool {
+        let mut interest = EventFlags::empty();
+        interest.set(EventFlags::IN, !self.is_paused);
+        interest.set(EventFlags::OUT, !self.unsent.is_empty());
+        if interest == self.interest {
             return true;
         }
-        self.waits_to_write = waits;
-        let interest = if waits { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+        self.interest = interest;
         poll.change(&self.socket, key, interest).is_ok()
     }
 
@@ -241,6 +334,7 @@ impl Connection {
             }
         };
         self.unsent.drain(..sent);
+        self.sent += sent as u64;
         if self.unsent.is_empty() && self.unsent.capacity() > KEPT_BUFFER_BYTES {
             self.unsent = Vec::new();
         }

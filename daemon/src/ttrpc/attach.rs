@@ -57,7 +57,8 @@ pub async fn attach(socket: &Path, request: &AttachRequest, limit: Duration) -> 
     let begin = async {
         let stream = UnixStream::connect(socket).await.map_err(|_| CallError::Closed)?;
         let (reader, writer) = stream.into_split();
-        let (mut output, mut input) = (Output { socket: reader, decoder: Decoder::new() }, Input { socket: Some(writer) });
+        let (mut output, mut input) =
+            (Output { socket: reader, decoder: Decoder::new() }, Input { socket: Some(writer) });
         let call = Request::new(proto::service::LOGS, "Attach", request);
         let flags = if request.stdin { FLAG_REMOTE_OPEN } else { FLAG_REMOTE_CLOSED };
         input.send(FrameKind::Request, flags, call.encode_to_vec()).await.map_err(|_| CallError::Closed)?;

@@ -112,6 +112,8 @@ pub(crate) fn all() -> BTreeMap<String, Reencode> {
             ContainerPath;
         containerd::v1::types =>
             Process, ProcessInfo;
+        gantry::shim::v1 =>
+            ReopenRequest, ReopenResponse, AttachRequest, AttachInput, AttachOutput;
         google::rpc =>
             Status;
         grpc::health::v1 =>
@@ -122,6 +124,43 @@ pub(crate) fn all() -> BTreeMap<String, Reencode> {
         cgroups::v2 =>
             Metrics, PsiData, PsiStats, PidsStat, CpuStat, MemoryStat, MemoryEvents, RdmaStat, RdmaEntry, IoStat,
             IoEntry, HugeTlbStat, NetworkStat;
+        cri =>
+            VersionRequest, VersionResponse, DnsConfig, PortMapping, Mount, IdMapping, UserNamespace, NamespaceOption,
+            Int64Value, LinuxSandboxSecurityContext, SecurityProfile, LinuxPodSandboxConfig, PodSandboxMetadata,
+            PodSandboxConfig, RunPodSandboxRequest, RunPodSandboxResponse, StopPodSandboxRequest,
+            StopPodSandboxResponse, RemovePodSandboxRequest, RemovePodSandboxResponse, PodSandboxStatusRequest, PodIp,
+            PodSandboxNetworkStatus, Namespace, LinuxPodSandboxStatus, PodSandboxStatus, PodSandboxStatusResponse,
+            PodSandboxStateValue, PodSandboxFilter, ListPodSandboxRequest, PodSandbox, ListPodSandboxResponse,
+            PodSandboxStatsRequest, PodSandboxStatsResponse, PodSandboxStatsFilter, ListPodSandboxStatsRequest,
+            ListPodSandboxStatsResponse, PodSandboxAttributes, PodSandboxStats, LinuxPodSandboxStats,
+            WindowsPodSandboxStats, NetworkUsage, WindowsNetworkUsage, NetworkInterfaceUsage,
+            WindowsNetworkInterfaceUsage, ProcessUsage, WindowsProcessUsage, ImageSpec, KeyValue,
+            LinuxContainerResources, HugepageLimit, SeLinuxOption, Capability, LinuxContainerSecurityContext,
+            LinuxContainerConfig, LinuxContainerUser, WindowsNamespaceOption, WindowsSandboxSecurityContext,
+            WindowsPodSandboxConfig, WindowsContainerSecurityContext, WindowsContainerConfig, WindowsContainerResources,
+            WindowsCpuGroupAffinity, ContainerMetadata, Device, CdiDevice, ContainerConfig, CreateContainerRequest,
+            CreateContainerResponse, StartContainerRequest, StartContainerResponse, StopContainerRequest,
+            StopContainerResponse, RemoveContainerRequest, RemoveContainerResponse, ContainerStateValue,
+            ContainerFilter, ListContainersRequest, Container, ListContainersResponse, ContainerStatusRequest,
+            ContainerStatus, ContainerStatusResponse, ContainerResources, ContainerUser,
+            UpdateContainerResourcesRequest, UpdateContainerResourcesResponse, ExecSyncRequest, ExecSyncResponse,
+            ExecRequest, ExecResponse, AttachRequest, AttachResponse, PortForwardRequest, PortForwardResponse,
+            ImageFilter, ListImagesRequest, Image, ListImagesResponse, ImageStatusRequest, ImageStatusResponse,
+            AuthConfig, PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse, NetworkConfig,
+            RuntimeConfig, UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse, RuntimeCondition, RuntimeStatus,
+            StatusRequest, RuntimeHandlerFeatures, RuntimeHandler, RuntimeFeatures, StatusResponse, ImageFsInfoRequest,
+            UInt64Value, FilesystemIdentifier, FilesystemUsage, WindowsFilesystemUsage, ImageFsInfoResponse,
+            ContainerStatsRequest, ContainerStatsResponse, ListContainerStatsRequest, ContainerStatsFilter,
+            ListContainerStatsResponse, ContainerAttributes, ContainerStats, WindowsContainerStats, CpuUsage,
+            WindowsCpuUsage, MemoryUsage, SwapUsage, WindowsMemoryUsage, ReopenContainerLogRequest,
+            ReopenContainerLogResponse, CheckpointContainerRequest, CheckpointContainerResponse, GetEventsRequest,
+            ContainerEventResponse, ListMetricDescriptorsRequest, ListMetricDescriptorsResponse, MetricDescriptor,
+            ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse, PodSandboxMetrics, ContainerMetrics, Metric,
+            RuntimeConfigRequest, RuntimeConfigResponse, LinuxRuntimeConfiguration, UpdatePodSandboxResourcesRequest,
+            UpdatePodSandboxResourcesResponse, IoUsage, PsiStats, PsiData, StreamPodSandboxesRequest,
+            StreamPodSandboxesResponse, StreamContainersRequest, StreamContainersResponse, StreamContainerStatsRequest,
+            StreamContainerStatsResponse, StreamPodSandboxStatsRequest, StreamPodSandboxStatsResponse,
+            StreamPodSandboxMetricsRequest, StreamPodSandboxMetricsResponse, StreamImagesRequest, StreamImagesResponse;
         runtimeoptions::v1 =>
             Options;
         ttrpc =>

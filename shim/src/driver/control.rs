@@ -192,7 +192,7 @@ impl Driver {
     pub(super) fn close_input(&mut self, target: &Target, stdin: bool) -> Result<(), Refusal> {
         let number = self.find(target)?;
         if stdin && let Some(process) = self.processes.get_mut(&number) {
-            process.stdio.close_input();
+            process.stdio.close_input(&self.poll);
         }
         Ok(())
     }

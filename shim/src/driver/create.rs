@@ -336,6 +336,7 @@ impl Driver {
     /// Removes a process with its streams; those who wait for it are told that there is none.
     pub(super) fn forget_process(&mut self, number: Number) {
         self.close_streams(number);
+        self.end_all_attached(number);
         self.remove_exec_files(number);
         let Some(process) = self.processes.remove(&number) else { return };
         self.pids.remove(&process.pid);
@@ -353,7 +354,8 @@ impl Driver {
     /// Closes all streams of a process, drained or not.
     pub(super) fn close_streams(&mut self, number: Number) {
         let Some(process) = self.processes.get_mut(&number) else { return };
-        for key in process.stdio.pump_keys().into_iter().chain(process.stdio.logger_key()) {
+        let feed = process.stdio.feed().map(|feed| feed.key());
+        for key in process.stdio.pump_keys().into_iter().chain(process.stdio.logger_key()).chain(feed) {
             self.watches.remove(&key);
         }
         process.stdio.close(&self.poll);

@@ -170,6 +170,7 @@ impl Driver {
         for waiter in waiters {
             self.answer(waiter, &Answer::Exited { pid, exit: Some(exit) });
         }
+        self.end_attached(number);
     }
 
     /// The kernel may tell us of the exit before it tells of its cause, so the cause is asked for.

@@ -14,6 +14,7 @@
 //! Calls that change the same container wait for one another in a bounded queue; those that only ask never wait.
 //! A process that ends while its start is under way ends, for everybody else, after it has started.
 
+mod attach;
 mod control;
 mod create;
 mod delete;
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 use model::Mount;
 use model::task::{Exit, Pid};
 
+use self::attach::Attached;
 pub(crate) use self::create::{INIT_PID_FILE, ROOTFS_DIR};
 use self::jobs::Job;
 use self::process::{Container, Number, Process};
@@ -42,7 +44,7 @@ use crate::events::{Event, Publisher, Todo};
 use crate::io::logger::Slots;
 use crate::io::pump::Progress;
 use crate::poll::{EventFlags, Key, Poll, TimerId, Timers};
-use crate::ttrpc::{Clients, Input, ReplyTo};
+use crate::ttrpc::{Clients, Incoming, ReplyTo};
 use crate::{log, sys};
 
 /// How long output is waited for when a container is deleted.
@@ -55,6 +57,8 @@ const DYING: Duration = Duration::from_secs(10);
 const LOGGER_READY: Duration = Duration::from_secs(10);
 /// How long a logger may go on after it was asked to end.
 const LOGGER_KILL: Duration = Duration::from_secs(12);
+/// How long an attached client may be behind without reading anything.
+const SLOW: Duration = Duration::from_secs(10);
 /// How long events are still delivered after the call to shut down.
 const LINGER: Duration = Duration::from_secs(5);
 /// How long nothing must be under way before the memory of what is not needed for waiting is given back.
@@ -79,6 +83,7 @@ enum Watch {
     Client,
     Publisher,
     Pump(Number),
+    Feed(Number),
     LoggerReady(Number),
     /// Of the container with this init.
     Oom(Number),
@@ -103,6 +108,8 @@ enum Deadline {
     Publisher,
     /// Events need not be delivered any longer: we were told to end.
     Linger,
+    /// This attached client is behind.
+    Slow(Key),
     /// Nothing was done for a while.
     Quiet,
 }
@@ -142,6 +149,8 @@ pub(crate) struct Driver {
     jobs: BTreeMap<Pid, Job>,
     /// Loggers, by the process they log.
     loggers: BTreeMap<Pid, Number>,
+    /// Attached clients, by their connection.
+    attached: BTreeMap<Key, Attached>,
     /// Exits of pids that nobody knows yet, while starts are under way.
     early: VecDeque<(Pid, Exit)>,
     next: u64,
@@ -183,6 +192,7 @@ impl Driver {
             pids: BTreeMap::new(),
             jobs: BTreeMap::new(),
             loggers: BTreeMap::new(),
+            attached: BTreeMap::new(),
             early: VecDeque::new(),
             next: 0,
             quiet: None,
@@ -228,6 +238,7 @@ impl Driver {
                 self.on_todo(todo);
             }
             Watch::Pump(number) => self.step_pump(number, key),
+            Watch::Feed(number) => self.on_feed(number, key),
             Watch::LoggerReady(number) => self.on_logger_ready(number, key),
             Watch::Oom(number) => self.on_oom(number, key),
         }
@@ -250,33 +261,41 @@ impl Driver {
                 self.on_todo(todo);
             }
             Deadline::Linger => self.has_ended = true,
+            Deadline::Slow(key) => self.on_slow(key),
             Deadline::Quiet => self.on_quiet(),
         }
     }
 
     fn on_client(&mut self, key: Key, flags: EventFlags) {
-        let (calls, closed) = match self.clients.ready(key, flags, &self.poll) {
-            Input::Calls(calls) => (calls, false),
-            Input::Closed(calls) => (calls, true),
-        };
-        for (to, request) in calls {
-            log::debug!("call {}", request.method);
-            match api::decode(&request) {
-                Ok(command) => {
-                    let caller = Caller { to, call: Call::of(&command) };
-                    self.command(command, caller);
-                }
-                Err(status) => self.respond(to, &proto::ttrpc::Response::failed(status)),
+        let input = self.clients.ready(key, flags, &self.poll);
+        for incoming in input.incoming {
+            match incoming {
+                Incoming::Call(to, request) => self.call(to, &request),
+                Incoming::Data(data) => self.on_data(key, &data),
             }
         }
-        if closed {
+        if input.is_closed {
             self.forget_client(key);
+        } else {
+            self.after_client(key);
+        }
+    }
+
+    fn call(&mut self, to: ReplyTo, request: &proto::ttrpc::Request) {
+        log::debug!("call {}", request.method);
+        match api::decode(request) {
+            Ok(command) => {
+                let caller = Caller { to, call: Call::of(&command) };
+                self.command(command, caller);
+            }
+            Err(status) => self.respond(to, &proto::ttrpc::Response::failed(status)),
         }
     }
 
     /// Nobody waits there any more.
     fn forget_client(&mut self, key: Key) {
         self.watches.remove(&key);
+        self.detach(key);
         for process in self.processes.values_mut() {
             process.waiters.retain(|waiter| !waiter.to.is_of(key));
         }
@@ -303,6 +322,8 @@ impl Driver {
             Command::CloseInput { target, stdin } => {
                 self.close_input(&target, stdin).map(|()| self.answer(caller, &Answer::Done))
             }
+            Command::Attach(request) => self.attach(request, caller),
+            Command::Reopen(target) => self.reopen(&target).map(|()| self.answer(caller, &Answer::Done)),
             Command::Shutdown => {
                 self.answer(caller, &Answer::Done);
                 self.shut_down("a client");
@@ -438,14 +459,23 @@ impl Driver {
     }
 
     fn step_pump(&mut self, number: Number, key: Key) {
+        let is_behind = self.is_behind(number);
         let Some(process) = self.processes.get_mut(&number) else { return };
-        match process.stdio.step(key, &self.poll) {
+        if is_behind {
+            // It is not armed, so it is not reported until it was stepped again.
+            process.held.insert(key);
+            return;
+        }
+        let progress = process.stdio.step(key, &self.poll);
+        self.pass_on(number);
+        match progress {
             Progress::Waiting => {}
             Progress::Retry(after) => {
                 self.timers.set(after, Deadline::OpenSink(key));
             }
             Progress::Finished => {
                 self.watches.remove(&key);
+                self.end_attached(number);
                 self.check_drained(number);
             }
         }
@@ -453,6 +483,8 @@ impl Driver {
 
     /// Watches all streams of a process and gets them going.
     fn start_pumps(&mut self, number: Number) {
+        // Before anything is read: those who have attached already miss nothing.
+        self.begin_attached(number);
         let Some(process) = self.processes.get(&number) else { return };
         for key in process.stdio.pump_keys() {
             if self.watches.insert(key, Watch::Pump(number)).is_none() {

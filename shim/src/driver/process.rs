@@ -1,6 +1,6 @@
 //! What the driver knows of a container and of each of its processes. Data and small questions, no actions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -104,6 +104,10 @@ pub(super) struct Process {
     /// The logger, until it has ended.
     pub logger: Option<Pid>,
     pub deleting: Option<Deleting>,
+    /// Pumps that wait for an attached client.
+    pub held: BTreeSet<Key>,
+    /// An attached client has ended the input before the process was there.
+    pub closes_input: bool,
     pub waiters: Vec<Caller>,
 }
 
@@ -121,6 +125,8 @@ impl Process {
             launch: None,
             logger: None,
             deleting: None,
+            held: BTreeSet::new(),
+            closes_input: false,
             waiters: Vec::new(),
         }
     }

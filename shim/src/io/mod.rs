@@ -3,6 +3,8 @@
 //! ```text
 //!  client's fifo ──► stdin pump ──► pipe ──► process ──► pipe ──► output pump ──► client's fifo, file
 //!                                               └────► pipe ─────────────────► logger (binary://)
+//!  attached client ──► feed ──► pipe ──► process ──► pipe ──► output pump ──┬──► log (gantry-log://)
+//!                                                                           └──► copy ──► attached clients
 //!  with a terminal: fifo ◄─► pumps ◄─► master ┄ slave ◄─► process
 //! ```
 //!
@@ -10,6 +12,8 @@
 //! blocks, and nothing here waits: the driver's loop reports keys and calls [`Stdio::step`].
 
 pub(crate) mod console;
+pub(crate) mod cri_log;
+pub(crate) mod feed;
 pub(crate) mod fifo;
 pub(crate) mod logger;
 pub(crate) mod pump;
@@ -27,6 +31,8 @@ use rustix::fs::{Gid, Uid};
 use rustix::pipe::PipeFlags;
 
 use self::console::ConsoleSocket;
+use self::cri_log::CriLog;
+use self::feed::{Fed, Feed};
 use self::logger::{LoggerEnds, Slots};
 use self::pump::{Progress, Pump, Sink};
 use self::uri::{Uri, UriError};
@@ -149,13 +155,45 @@ pub(crate) struct Stdio {
     input: Option<Pump>,
     /// Keeps standard input open until the client closes it by a call, however often it opens and closes the fifo.
     input_keeper: Option<OwnedFd>,
-    outputs: Vec<Pump>,
+    /// Input by attached clients, in place of the two above.
+    feed: Option<Feed>,
+    outputs: Vec<Output>,
+    /// Copies by pumps that have finished.
+    last_tapped: Vec<(Stream, Vec<u8>)>,
     /// Where a terminal will come from, and what its pumps will be.
     socket: Option<ConsoleSocket>,
     terminal_input: Option<OwnedFd>,
+    /// The terminal's input comes from attached clients; whether it ends with the first.
+    terminal_feed: Option<bool>,
     terminal_output: Option<Sink>,
     console: Option<OwnedFd>,
     logger: Option<Logger>,
+}
+
+/// A pump of the process's output, and which one.
+#[derive(Debug)]
+struct Output {
+    stream: Stream,
+    pump: Pump,
+}
+
+/// One of the two streams of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    /// Standard output; with a terminal, all output.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+impl Stream {
+    /// As a log calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Out => "stdout",
+            Self::Err => "stderr",
+        }
+    }
 }
 
 impl Stdio {
@@ -173,9 +211,11 @@ impl Stdio {
         let mut ends = ProcessEnds::default();
         let stdout = uri::parse(&streams.stdout)?;
         let stderr = if streams.terminal { Uri::Null } else { uri::parse(&streams.stderr)? };
-        let input = stdio.open_input(&streams.stdin)?;
+        let stdin = uri::parse(&streams.stdin)?;
+        let input = stdio.open_input(&stdin)?;
+        let feeds = if let Uri::Attach { once } = stdin { Some(once) } else { None };
         if streams.terminal {
-            stdio.terminal_input = input;
+            (stdio.terminal_input, stdio.terminal_feed) = (input, feeds);
             stdio.terminal_output = match stdout {
                 Uri::Binary(binary) => {
                     let (reader, writer) = pipe(owner)?;
@@ -183,7 +223,7 @@ impl Stdio {
                     stdio.start_logger(&binary, reader, unused, owner, slots, poll)?;
                     Some(Sink::Pipe(writer))
                 }
-                other => sink(&other)?,
+                other => sink(&other, Stream::Out)?,
             };
             let socket = ConsoleSocket::new(owner.bundle, owner.socket_name);
             stdio.socket = Some(socket.map_err(setup("the console socket"))?);
@@ -198,6 +238,11 @@ impl Stdio {
                 ends.stdin = Some(input);
             }
         }
+        if let Some(once) = feeds {
+            let (reader, writer) = pipe(owner)?;
+            stdio.feed = Some(Feed::new(poll.key(), writer, once).map_err(setup("a stream"))?);
+            ends.stdin = Some(reader);
+        }
         if let Uri::Binary(binary) = &stdout {
             let (out_reader, out) = pipe(owner)?;
             let (err_reader, err) = pipe(owner)?;
@@ -210,26 +255,27 @@ impl Stdio {
         if matches!(stderr, Uri::Binary(_)) {
             return Err(StdioError::HalfLogged);
         }
-        for (uri, end) in [(stdout, &mut ends.stdout), (stderr, &mut ends.stderr)] {
-            if let Some(sink) = sink(&uri)? {
+        for (uri, end, stream) in [(stdout, &mut ends.stdout, Stream::Out), (stderr, &mut ends.stderr, Stream::Err)] {
+            if let Some(sink) = sink(&uri, stream)? {
                 let (reader, writer) = pipe(owner)?;
-                stdio.outputs.push(new_pump(poll, reader, sink)?);
+                stdio.outputs.push(Output { stream, pump: new_pump(poll, reader, sink)? });
                 *end = Some(writer);
             }
         }
         Ok((stdio, ends))
     }
 
-    fn open_input(&mut self, text: &str) -> Result<Option<OwnedFd>, StdioError> {
-        let path = match uri::parse(text)? {
-            Uri::Null => return Ok(None),
+    fn open_input(&mut self, uri: &Uri) -> Result<Option<OwnedFd>, StdioError> {
+        let path = match uri {
+            Uri::Null | Uri::Attach { .. } => return Ok(None),
             Uri::Path(path) | Uri::File(path) => path,
-            Uri::Binary(_) => return Err(UriError::Scheme("binary".to_owned()).into()),
+            Uri::Binary(_) => return Err(UriError::Place("binary").into()),
+            Uri::Log(_) => return Err(UriError::Place("gantry-log").into()),
         };
         let failed = |source| StdioError::Open { path: path.clone(), source };
-        let input = fifo::open_reader(&path).map_err(failed)?;
-        if fifo::is_fifo(&path) {
-            self.input_keeper = Some(fifo::open_keeper(&path).map_err(failed)?);
+        let input = fifo::open_reader(path).map_err(failed)?;
+        if fifo::is_fifo(path) {
+            self.input_keeper = Some(fifo::open_keeper(path).map_err(failed)?);
         }
         Ok(Some(input))
     }
@@ -292,7 +338,10 @@ impl Stdio {
             self.input = Some(new_pump(poll, input, Sink::Terminal(copy()?))?);
         }
         if let Some(sink) = self.terminal_output.take() {
-            self.outputs.push(new_pump(poll, copy()?, sink)?);
+            self.outputs.push(Output { stream: Stream::Out, pump: new_pump(poll, copy()?, sink)? });
+        }
+        if let Some(once) = self.terminal_feed.take() {
+            self.feed = Some(Feed::new(poll.key(), copy()?, once).map_err(setup("the terminal"))?);
         }
         self.console = Some(master);
         Ok(())
@@ -310,7 +359,11 @@ impl Stdio {
 
     /// The keys of all pumps: to be remembered, and stepped once each to get going.
     pub(crate) fn pump_keys(&self) -> Vec<Key> {
-        self.input.iter().chain(&self.outputs).map(Pump::key).collect()
+        self.pumps().map(Pump::key).collect()
+    }
+
+    fn pumps(&self) -> impl Iterator<Item = &Pump> {
+        self.input.iter().chain(self.outputs.iter().map(|output| &output.pump))
     }
 
     /// Copies what the pump with that key can copy now. A pump that has finished is gone afterwards.
@@ -322,17 +375,74 @@ impl Stdio {
             }
             return progress;
         }
-        let Some(at) = self.outputs.iter().position(|output| output.key() == key) else { return Progress::Finished };
-        let progress = self.outputs[at].step(poll);
+        let Some(at) = self.outputs.iter().position(|output| output.pump.key() == key) else {
+            return Progress::Finished;
+        };
+        let progress = self.outputs[at].pump.step(poll);
         if progress == Progress::Finished {
-            self.outputs.swap_remove(at);
+            let mut output = self.outputs.swap_remove(at);
+            if let Some((_, Some(tap))) = output.pump.log() {
+                self.last_tapped.push((output.stream, std::mem::take(tap)));
+            }
         }
         progress
     }
 
     /// The client wants no more input: once what it has written is read, the process sees the end.
-    pub(crate) fn close_input(&mut self) {
+    pub(crate) fn close_input(&mut self, poll: &Poll) {
         self.input_keeper = None;
+        if self.feed.as_mut().is_some_and(|feed| feed.close(poll) == Fed::Ended) {
+            self.feed = None;
+        }
+    }
+
+    /// Input by attached clients, if that is where it comes from.
+    pub(crate) fn feed(&self) -> Option<&Feed> {
+        self.feed.as_ref()
+    }
+
+    /// Hands on what the process takes of it now, after taking in `more`.
+    pub(crate) fn step_feed(&mut self, more: &[u8], poll: &Poll) {
+        if self.feed.as_mut().is_some_and(|feed| feed.write(more, poll) == Fed::Ended) {
+            self.feed = None;
+        }
+    }
+
+    /// From now on, copies are kept for attached clients, or are not.
+    pub(crate) fn tap(&mut self, is_on: bool) {
+        let taps = self.outputs.iter_mut().filter_map(|output| output.pump.log()).map(|(_, tap)| tap);
+        let future = match &mut self.terminal_output {
+            Some(Sink::Log { tap, .. }) => Some(tap),
+            _ => None,
+        };
+        for tap in taps.chain(future) {
+            *tap = is_on.then(|| tap.take().unwrap_or_default());
+        }
+    }
+
+    /// The copies that have been kept since the last call.
+    pub(crate) fn take_tapped(&mut self) -> Vec<(Stream, Vec<u8>)> {
+        let mut all = std::mem::take(&mut self.last_tapped);
+        for output in &mut self.outputs {
+            if let Some((_, Some(tap))) = output.pump.log() {
+                all.push((output.stream, std::mem::take(tap)));
+            }
+        }
+        all.retain(|(_, data)| !data.is_empty());
+        all
+    }
+
+    /// Opens the logs again by their names; false if there are none.
+    ///
+    /// # Errors
+    /// One cannot be opened: it goes on in the old file.
+    pub(crate) fn reopen_logs(&mut self) -> io::Result<bool> {
+        let mut found = false;
+        for log in self.outputs.iter_mut().filter_map(|output| output.pump.log()?.0) {
+            log.reopen()?;
+            found = true;
+        }
+        Ok(found)
     }
 
     /// The process is gone: nobody will read its input.
@@ -341,14 +451,17 @@ impl Stdio {
         if let Some(input) = self.input.take() {
             input.forget(poll);
         }
+        if let Some(feed) = self.feed.take() {
+            feed.forget(poll);
+        }
     }
 
     /// No client will come back for the output: what nobody reads need not be waited for.
     pub(crate) fn release(&mut self, poll: &Poll) {
         self.outputs.retain_mut(|output| {
-            let is_done = output.release();
+            let is_done = output.pump.release();
             if is_done {
-                output.forget(poll);
+                output.pump.forget(poll);
             }
             !is_done
         });
@@ -361,19 +474,31 @@ impl Stdio {
 
     /// Closes everything, drained or not.
     pub(crate) fn close(&mut self, poll: &Poll) {
-        for pump in self.input.iter().chain(&self.outputs) {
+        for pump in self.pumps() {
             pump.forget(poll);
+        }
+        if let Some(feed) = &self.feed {
+            feed.forget(poll);
         }
         *self = Self { logger: self.logger.take(), ..Self::default() };
     }
 }
 
-fn sink(uri: &Uri) -> Result<Option<Sink>, StdioError> {
+fn sink(uri: &Uri, stream: Stream) -> Result<Option<Sink>, StdioError> {
     let open = |path: &Path, options: &OpenOptions| {
         options.open(path).map_err(|source| StdioError::Open { path: path.to_owned(), source })
     };
     Ok(match uri {
         Uri::Null | Uri::Binary(_) => None,
+        Uri::Attach { .. } => return Err(UriError::Place("gantry-attach").into()),
+        Uri::Log(asked) => {
+            let open = |path: &PathBuf| {
+                CriLog::open(path, stream.name(), asked.max_line)
+                    .map(Box::new)
+                    .map_err(|source| StdioError::Open { path: path.clone(), source })
+            };
+            Some(Sink::Log { log: asked.path.as_ref().map(open).transpose()?, tap: None })
+        }
         Uri::Path(path) if fifo::is_fifo(path) => Some(Sink::Opening(path.clone())),
         Uri::Path(path) => Some(Sink::File(open(path, OpenOptions::new().append(true))?.into())),
         Uri::File(path) => {

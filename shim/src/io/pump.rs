@@ -1,7 +1,7 @@
 //! Copies one stream from where it comes out to where it goes, as fast as both sides allow and no faster.
 //!
 //! ```text
-//!  source: pipe of the process, terminal, client's fifo        sink: client's fifo, file, pipe of the process, terminal
+//!  source: pipe of the process, terminal, client's fifo        sink: client's fifo, file, log, pipe of the process, terminal
 //!     WaitSource ──readable──► copy ──sink full──► WaitSink ──writable──► copy ─► …        end of source ─► Finished
 //! ```
 //!
@@ -12,12 +12,13 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 
+use super::cri_log::CriLog;
 use super::fifo;
 use crate::log;
 use crate::poll::{EventFlags, Key, Poll};
@@ -26,6 +27,8 @@ use crate::poll::{EventFlags, Key, Poll};
 const BUFFER_BYTES: usize = 8 << 10;
 /// What is copied before other work gets its turn.
 const TURN_BYTES: usize = 1 << 20;
+/// The same while clients are attached, who get a copy.
+const TAPPED_TURN_BYTES: usize = 64 << 10;
 /// How soon an open without a reader is tried again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
 const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -48,12 +51,19 @@ pub(crate) enum Sink {
     Terminal(OwnedFd),
     /// A file, which is always ready.
     File(OwnedFd),
+    /// A log of ours, if one is kept, and clients that attach.
+    Log {
+        /// The log.
+        log: Option<Box<CriLog>>,
+        /// A copy for those who are attached; none while nobody is.
+        tap: Option<Vec<u8>>,
+    },
 }
 
 impl Sink {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Opening(_) => None,
+            Self::Opening(_) | Self::Log { .. } => None,
             Self::Fifo { writer: fd, .. } | Self::Pipe(fd) | Self::Terminal(fd) | Self::File(fd) => Some(fd.as_fd()),
         }
     }
@@ -120,6 +130,14 @@ impl Pump {
         rustix::event::poll(&mut fds, Some(&AT_ONCE)).is_ok() && fds[0].revents().contains(PollFlags::ERR)
     }
 
+    /// The log and the copy for attached clients, if that is where it goes.
+    pub(crate) fn log(&mut self) -> Option<(Option<&mut CriLog>, &mut Option<Vec<u8>>)> {
+        match &mut self.sink {
+            Sink::Log { log, tap } => Some((log.as_deref_mut(), tap)),
+            _ => None,
+        }
+    }
+
     /// Copies what can be copied now.
     pub(crate) fn step(&mut self, poll: &Poll) -> Progress {
         if let Sink::Opening(path) = &self.sink {
@@ -136,7 +154,7 @@ impl Pump {
                 }
             }
         }
-        let mut left = TURN_BYTES;
+        let mut left = if matches!(self.sink, Sink::Log { tap: Some(_), .. }) { TAPPED_TURN_BYTES } else { TURN_BYTES };
         let wait_for_sink = loop {
             match self.copy() {
                 Copied::Bytes(count) if count < left => left -= count,
@@ -220,6 +238,15 @@ impl Pump {
 
     /// Writes as much as the sink takes; an error when nobody will ever take the rest.
     fn write(&mut self, bytes: &[u8]) -> Result<usize, ()> {
+        if let Sink::Log { log, tap } = &mut self.sink {
+            if let Some(log) = log {
+                log.write(bytes, SystemTime::now());
+            }
+            if let Some(tap) = tap {
+                tap.extend_from_slice(bytes);
+            }
+            return Ok(bytes.len());
+        }
         let mut written = 0;
         while written < bytes.len() {
             let Some(sink) = self.sink.fd().filter(|_| !self.discards) else { return Ok(bytes.len()) };

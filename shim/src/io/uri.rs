@@ -6,6 +6,8 @@
 //! | `/path`, `fifo:///path` | a fifo that the client made (or, unusually, a file that exists) |
 //! | `file:///path` | a file to append to, made if need be with its folders |
 //! | `binary:///path?key=value` | a program that reads the stream; `binary-v2://` must also say when it is ready |
+//! | `gantry-log:///path?format=cri` | output: a log that this process writes, and clients that attach (`proto/gantry/shim/v1`) |
+//! | `gantry-attach:///?once=true` | standard input: clients that attach |
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -21,6 +23,22 @@ pub(crate) enum Uri {
     File(PathBuf),
     /// A program that reads.
     Binary(Binary),
+    /// A log in the form of the CRI, and clients that attach.
+    Log(LogUri),
+    /// Clients that attach, as a source of input.
+    Attach {
+        /// Whether input ends with the first of them.
+        once: bool,
+    },
+}
+
+/// A log of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogUri {
+    /// The file; none keeps no log.
+    pub path: Option<PathBuf>,
+    /// The longest line in bytes.
+    pub max_line: usize,
 }
 
 /// A logging program.
@@ -43,7 +61,18 @@ pub(crate) enum UriError {
     /// No absolute path.
     #[error("STDIO path {0:?} is not absolute")]
     Relative(String),
+    /// A parameter of our own schemes that means nothing.
+    #[error("STDIO parameter {0:?}")]
+    Parameter(String),
+    /// A kind of stream in a place where it makes no sense.
+    #[error("STDIO scheme {0} is not for this stream")]
+    Place(&'static str),
 }
+
+/// The longest line of a log when the client does not say, as every CRI has it.
+const MAX_LINE_BYTES: usize = 16 << 10;
+/// The longest line of a log at all: so much of one that has no end yet is kept in memory.
+const MAX_LINE_LIMIT: usize = 1 << 20;
 
 /// Reads the string of one stream.
 ///
@@ -64,8 +93,37 @@ pub(crate) fn parse(text: &str) -> Result<Uri, UriError> {
         "binary" | "binary-v2" => {
             Uri::Binary(Binary { path: absolute(&path)?, args: arguments(query), must_report: scheme == "binary-v2" })
         }
+        "gantry-log" => Uri::Log(log(&path, query)?),
+        "gantry-attach" => Uri::Attach { once: attach_once(query)? },
         other => return Err(UriError::Scheme(other.to_owned())),
     })
+}
+
+fn log(path: &str, query: &str) -> Result<LogUri, UriError> {
+    let path = if matches!(path, "" | "/") { None } else { Some(absolute(path)?) };
+    let mut max_line = MAX_LINE_BYTES;
+    for (key, value) in pairs(query) {
+        let wrong = || UriError::Parameter(format!("{key}={value}"));
+        match key.as_str() {
+            "format" if value == "cri" => {}
+            "max_line" => max_line = value.parse().map_err(|_| wrong())?,
+            _ => return Err(wrong()),
+        }
+    }
+    let max_line = if max_line == 0 { MAX_LINE_LIMIT } else { max_line.min(MAX_LINE_LIMIT) };
+    Ok(LogUri { path, max_line })
+}
+
+fn attach_once(query: &str) -> Result<bool, UriError> {
+    let mut once = false;
+    for (key, value) in pairs(query) {
+        once = match (key.as_str(), value.as_str()) {
+            ("once", "true" | "1") => true,
+            ("once", "false" | "0") => false,
+            _ => return Err(UriError::Parameter(format!("{key}={value}"))),
+        };
+    }
+    Ok(once)
 }
 
 fn absolute(path: &str) -> Result<PathBuf, UriError> {
@@ -76,20 +134,25 @@ fn absolute(path: &str) -> Result<PathBuf, UriError> {
 fn arguments(query: &str) -> Vec<OsString> {
     let mut seen = Vec::new();
     let mut args = Vec::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let key = decode(key, true);
+    for (key, value) in pairs(query) {
         if seen.contains(&key) {
             continue;
         }
         args.push(key.clone().into());
-        let value = decode(value, true);
         if !value.is_empty() {
             args.push(value.into());
         }
         seen.push(key);
     }
     args
+}
+
+/// The keys and values of a query, decoded.
+fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode(key, true), decode(value, true))
+    })
 }
 
 /// Undoes the percent encoding; what is no valid escape stays as it is.
@@ -138,6 +201,23 @@ mod tests {
         assert_eq!(binary.args, ["_NERDCTL", "/var/lib", "x", "1", "flag", "plus", "a b"].map(OsString::from));
         assert!(!binary.must_report);
         assert!(matches!(parse("binary-v2:///l"), Ok(Uri::Binary(Binary { must_report: true, .. }))));
+    }
+
+    #[test]
+    fn logs_and_attached_clients_are_ours() {
+        let log = |path: Option<&str>, max_line| Uri::Log(LogUri { path: path.map(PathBuf::from), max_line });
+        for (text, wanted) in [
+            ("gantry-log:///var/log/0.log?format=cri&max_line=80", log(Some("/var/log/0.log"), 80)),
+            ("gantry-log:///l?max_line=0", log(Some("/l"), MAX_LINE_LIMIT)),
+            ("gantry-log:///", log(None, MAX_LINE_BYTES)),
+            ("gantry-attach:///", Uri::Attach { once: false }),
+            ("gantry-attach:///?once=true", Uri::Attach { once: true }),
+        ] {
+            assert_eq!(parse(text), Ok(wanted), "{text}");
+        }
+        for wrong in ["gantry-log:///l?format=json", "gantry-log:///l?max_line=many", "gantry-attach:///?twice=1"] {
+            assert!(matches!(parse(wrong), Err(UriError::Parameter(_))), "{wrong}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use prost::Message;
 use proto::status::Failure;
 use proto::task::v3 as wire;
-use proto::ttrpc::{Decoder, FrameKind, Request, Response, encode};
+use proto::ttrpc::{Decoder, Frame, FrameKind, Request, Response, encode, encode_frame};
 
 /// How long any answer may take.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -25,6 +25,47 @@ impl Client {
         let socket = UnixStream::connect(path).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self { socket, decoder: Decoder::new(), next: 1, service: proto::service::TASK_V3 }
+    }
+
+    pub(crate) fn of(mut self, service: &'static str) -> Self {
+        self.service = service;
+        self
+    }
+
+    /// Opens a stream.
+    pub(crate) fn open<M: Message>(&mut self, method: &str, message: &M) -> u32 {
+        self.send(method, message)
+    }
+
+    /// Sends a piece of a stream.
+    pub(crate) fn send_data<M: Message>(&mut self, stream_id: u32, flags: u8, message: &M) {
+        let frame = Frame { stream_id, kind: FrameKind::Data, flags, payload: message.encode_to_vec().into() };
+        let mut bytes = Vec::new();
+        encode_frame(&frame, &mut bytes).unwrap();
+        self.socket.write_all(&bytes).unwrap();
+    }
+
+    /// The next piece of a stream; the response at its end.
+    pub(crate) fn receive_data<M: Message + Default>(&mut self, stream_id: u32) -> Result<M, Response> {
+        let frame = self.frame();
+        assert_eq!(frame.stream_id, stream_id);
+        match frame.kind {
+            FrameKind::Data => Ok(M::decode(frame.payload).unwrap()),
+            FrameKind::Response => Err(Response::decode(frame.payload).unwrap()),
+            kind => panic!("a frame of kind {kind:?}"),
+        }
+    }
+
+    fn frame(&mut self) -> Frame {
+        loop {
+            if let Some(frame) = self.decoder.decode().unwrap() {
+                return frame;
+            }
+            let mut buffer = [0; 4096];
+            let count = self.socket.read(&mut buffer).expect("an answer in time");
+            assert_ne!(count, 0, "the shim has closed the connection");
+            self.decoder.extend(&buffer[..count]);
+        }
     }
 
     pub(crate) fn of_version_2(mut self) -> Self {
@@ -44,16 +85,9 @@ impl Client {
 
     /// The next response, whichever request it is for.
     pub(crate) fn receive(&mut self) -> (u32, Response) {
-        loop {
-            if let Some(frame) = self.decoder.decode().unwrap() {
-                assert_eq!(frame.kind, FrameKind::Response);
-                return (frame.stream_id, Response::decode(frame.payload).unwrap());
-            }
-            let mut buffer = [0; 4096];
-            let count = self.socket.read(&mut buffer).expect("an answer in time");
-            assert_ne!(count, 0, "the shim has closed the connection");
-            self.decoder.extend(&buffer[..count]);
-        }
+        let frame = self.frame();
+        assert_eq!(frame.kind, FrameKind::Response);
+        (frame.stream_id, Response::decode(frame.payload).unwrap())
     }
 
     pub(crate) fn call<M: Message, R: Message + Default>(&mut self, method: &str, message: &M) -> Result<R, Failure> {

@@ -12,7 +12,7 @@ mod machine;
 mod cleanup;
 mod execs;
 mod life;
-
+mod logs;
 mod order;
 mod random;
 mod refusals;
