@@ -66,5 +66,5 @@ endif
 test: deps check unit ## All of it: what CI runs
 	@echo "make test: everything passed"
 
-bench: deps build-release ## Compare with Debian's containerd, on this machine, in one run
-	GANTRY_BIN="$(TARGET)/gantry-release" cargo run --locked --release -p tests --bin gantry-bench
+bench: deps build-release ## Compare with Debian's containerd, on this machine, in one run (BENCH='tasks --json FILE')
+	GANTRY_BIN="$(TARGET)/gantry-release" cargo run --locked --release -p tests --bin gantry-bench -- $(BENCH)

@@ -16,12 +16,28 @@ use proto::services::containers::v1::Container;
 pub(crate) struct Life {
     /// All of it.
     pub(crate) whole: Duration,
-    /// From the call that creates the task until its start is answered.
+    /// The container's record, and its snapshot.
+    pub(crate) recorded: Duration,
+    /// The call that creates the task.
+    pub(crate) created: Duration,
+    /// The call that starts it.
     pub(crate) started: Duration,
     /// From there until its exit is seen.
     pub(crate) exited: Duration,
     /// The call that deletes the task.
     pub(crate) deleted: Duration,
+    /// The removal of the record and the snapshot.
+    pub(crate) removed: Duration,
+}
+
+/// Gives the time since it was last asked.
+struct Laps(Instant);
+
+impl Laps {
+    fn lap(&mut self) -> Duration {
+        let now = Instant::now();
+        now - std::mem::replace(&mut self.0, now)
+    }
 }
 
 async fn create(client: &Client, id: &str, args: &[&str]) -> anyhow::Result<Container> {
@@ -43,23 +59,25 @@ async fn create(client: &Client, id: &str, args: &[&str]) -> anyhow::Result<Cont
 /// One container that does nothing, from its snapshot to its removal.
 pub(crate) async fn life(client: &Client, id: &str) -> anyhow::Result<Life> {
     let begin = Instant::now();
+    let mut laps = Laps(begin);
     let container = create(client, id, &["true"]).await?;
-    let create_task = Instant::now();
+    let recorded = laps.lap();
     let process = client.create_task(&container, Stdio::default()).await?;
+    let created = laps.lap();
     let wait = {
         let process = process.clone();
         tokio::spawn(async move { process.wait().await })
     };
     process.start().await?;
-    let started = create_task.elapsed();
+    let started = laps.lap();
     let exit = wait.await??;
-    let exited = create_task.elapsed() - started;
+    let exited = laps.lap();
     anyhow::ensure!(exit.status == 0, "/bin/true ended with {}", exit.status);
-    let delete = Instant::now();
     process.delete().await?;
-    let deleted = delete.elapsed();
+    let deleted = laps.lap();
     client.remove_container(&container).await?;
-    Ok(Life { whole: begin.elapsed(), started, exited, deleted })
+    let removed = laps.lap();
+    Ok(Life { whole: begin.elapsed(), recorded, created, started, exited, deleted, removed })
 }
 
 /// A container that sleeps.

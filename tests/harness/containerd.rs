@@ -41,12 +41,7 @@ impl Containerd {
             at("s.sock"),
         );
         std::fs::write(at("config.toml"), config)?;
-        let log = std::fs::File::create(at("log"))?;
-        let path = format!("{}:{}", programs::gantry_bin()?.display(), std::env::var("PATH").unwrap_or_default());
-        let mut command = Command::new(programs::find("containerd")?);
-        command.arg("--config").arg(at("config.toml")).env("PATH", path).stdin(Stdio::null());
-        let child = command.stdout(log.try_clone()?).stderr(log).spawn().context("start containerd")?;
-        let mut peer = Self { folder, child };
+        let mut peer = Self { child: spawn(folder.path())?, folder };
         let served = eventually("containerd serves", || {
             let ended = peer.child.try_wait()?;
             ensure!(ended.is_none(), "containerd ended: {ended:?}");
@@ -59,6 +54,25 @@ impl Containerd {
             )
         })?;
         Ok(peer)
+    }
+
+    /// Kills it as a power cut would.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub fn kill9(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Starts it again after [`kill9`](Self::kill9), and does not wait until it serves.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(&mut self) -> anyhow::Result<()> {
+        self.child = spawn(self.folder.path())?;
+        Ok(())
     }
 
     /// Its socket.
@@ -78,6 +92,14 @@ impl Containerd {
     pub fn ctr(&self, arguments: &[&str]) -> anyhow::Result<Ran> {
         ctr(&self.address(), arguments)
     }
+}
+
+fn spawn(folder: &Path) -> anyhow::Result<Child> {
+    let log = std::fs::File::options().create(true).append(true).open(folder.join("log"))?;
+    let path = format!("{}:{}", programs::gantry_bin()?.display(), std::env::var("PATH").unwrap_or_default());
+    let mut command = Command::new(programs::find("containerd")?);
+    command.arg("--config").arg(folder.join("config.toml")).env("PATH", path).stdin(Stdio::null());
+    command.stdout(log.try_clone()?).stderr(log).spawn().context("start containerd")
 }
 
 impl Drop for Containerd {

@@ -17,6 +17,7 @@ pub struct Gantryd {
     folder: tempfile::TempDir,
     bin: PathBuf,
     config: Option<PathBuf>,
+    log_level: &'static str,
     child: Option<Child>,
 }
 
@@ -34,10 +35,22 @@ impl Gantryd {
     /// # Errors
     /// When it does not serve; its log is in the message.
     pub fn with_config(text: &str) -> anyhow::Result<Self> {
+        Self::prepare(text, "debug")
+    }
+
+    /// Starts one that logs as little as it does where it is installed, for measuring.
+    ///
+    /// # Errors
+    /// When it does not serve; its log is in the message.
+    pub fn quiet() -> anyhow::Result<Self> {
+        Self::prepare("", "info")
+    }
+
+    fn prepare(text: &str, log_level: &'static str) -> anyhow::Result<Self> {
         let folder = folder("d")?;
         let config = folder.path().join("config.toml");
         std::fs::write(&config, format!("version = 2\n{text}"))?;
-        let mut daemon = Self { folder, bin: programs::gantry_bin()?, config: Some(config), child: None };
+        let mut daemon = Self { folder, bin: programs::gantry_bin()?, config: Some(config), log_level, child: None };
         daemon.launch()?;
         Ok(daemon)
     }
@@ -57,6 +70,20 @@ impl Gantryd {
     /// # Errors
     /// When it runs already, or does not serve.
     pub fn launch(&mut self) -> anyhow::Result<()> {
+        self.spawn()?;
+        let served = eventually("gantryd serves", || {
+            let ended = self.child.as_mut().map(|child| child.try_wait()).transpose()?.flatten();
+            ensure!(ended.is_none() || self.child.is_none(), "gantryd ended: {ended:?}");
+            self.ctr(&["version"])?.ok()
+        });
+        served.map(|_| ()).with_context(|| format!("gantryd's log:\n{}", self.log()))
+    }
+
+    /// Starts the program again, as [`launch`](Self::launch) does, and does not wait until it serves.
+    ///
+    /// # Errors
+    /// When it runs already, or cannot be started.
+    pub fn spawn(&mut self) -> anyhow::Result<()> {
         ensure!(self.child.is_none(), "it runs already");
         let log = std::fs::File::options().create(true).append(true).open(self.log_path())?;
         let mut command = Command::new(self.bin.join("gantryd"));
@@ -64,14 +91,9 @@ impl Gantryd {
             command.arg("--config").arg(config);
         }
         command.arg("--address").arg(self.address()).arg("--root").arg(self.root()).arg("--state").arg(self.state());
-        command.args(["--log-level", "debug"]).env("PATH", self.path_variable()).stdin(Stdio::null());
+        command.args(["--log-level", self.log_level]).env("PATH", self.path_variable()).stdin(Stdio::null());
         self.child = Some(command.stdout(log.try_clone()?).stderr(log).spawn().context("start gantryd")?);
-        let served = eventually("gantryd serves", || {
-            let ended = self.child.as_mut().map(|child| child.try_wait()).transpose()?.flatten();
-            ensure!(ended.is_none() || self.child.is_none(), "gantryd ended: {ended:?}");
-            self.ctr(&["version"])?.ok()
-        });
-        served.map(|_| ()).with_context(|| format!("gantryd's log:\n{}", self.log()))
+        Ok(())
     }
 
     /// `PATH` with our programs first.
