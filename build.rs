@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Folders below `proto/` that hold definitions.
-const FOLDERS: [&str; 6] = ["containerd", "gantry", "google", "grpc", "runtimeoptions", "ttrpc"];
+const FOLDERS: [&str; 7] = ["containerd", "cri", "gantry", "google", "grpc", "runtimeoptions", "ttrpc"];
 
 /// Packages whose services travel over ttrpc.
 const TTRPC_PACKAGES: [&str; 4] =

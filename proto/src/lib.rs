@@ -29,6 +29,9 @@ pub use wire::gantry;
 /// Figures about cgroups, one module per version of cgroups.
 pub use wire::io::containerd::cgroups;
 
+/// The Kubernetes container runtime interface, v1.
+pub use wire::runtime::v1 as cri;
+
 /// Everything of containerd, in modules named as its packages.
 pub mod containerd {
     pub use crate::wire::containerd::{events, runc, runtime, services, types, v1};

@@ -35,6 +35,7 @@ pub(crate) static CONTRACT: LazyLock<Vec<Definitions>> = LazyLock::new(|| {
     let shim_api = crates["containerd-shim-protos"].join(api);
     let health = crates["tonic-health"].join("proto");
     let ttrpc = crates["ttrpc"].join("src");
+    let cri = crates["k8s-cri"].join("proto");
     vec![
         Definitions {
             from: "containerd-client",
@@ -53,6 +54,7 @@ pub(crate) static CONTRACT: LazyLock<Vec<Definitions>> = LazyLock::new(|| {
             pool: compile(&[&shim], &[&cgroups.join("v3")], &[]),
         },
         Definitions { from: "tonic-health", pool: compile(&[&health], &[&health], &[]) },
+        Definitions { from: "k8s-cri", pool: compile(&[&cri], &[&cri], &["v1alpha2"]) },
         Definitions { from: "ttrpc", pool: compile(&[&ttrpc], &[&ttrpc], &[]) },
     ]
 });

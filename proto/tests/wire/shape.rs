@@ -14,7 +14,7 @@ use crate::{
 const LEFT_OUT: [(&str, &str); 1] = [("ttrpc.Code/", "codes are plain numbers here; `proto::status` has their names")];
 
 /// What we have and the sources, older than the contract, lack. Fields are `message/field`, methods `service/method`.
-const ADDED: [(&str, &str); 11] = [
+const ADDED: [(&str, &str); 28] = [
     ("containerd.events.ContentCreate/mediaType", "newer than the crates"),
     ("containerd.runc.v1.CheckpointOptions/parent_path", "newer than the crates"),
     ("containerd.services.sandbox.v1.ControllerStartResponse/spec", "newer than the crates"),
@@ -25,12 +25,31 @@ const ADDED: [(&str, &str); 11] = [
     ("containerd.types.transfer.ReadStream", "newer than the crates, and types only"),
     ("containerd.types.transfer.WriteStream", "newer than the crates, and types only"),
     ("containerd.types.transfer.ContainerPath", "newer than the crates, and types only"),
+    ("runtime.v1.Stream", "lists as streams, Kubernetes 1.36"),
+    ("runtime.v1.RuntimeService/Stream", "lists as streams, Kubernetes 1.36"),
+    ("runtime.v1.ImageService/Stream", "lists as streams, Kubernetes 1.36"),
+    ("runtime.v1.RuntimeService/UpdatePodSandboxResources", "Kubernetes 1.33 and later"),
+    ("runtime.v1.UpdatePodSandboxResources", "Kubernetes 1.33 and later"),
+    ("runtime.v1.Mount/image_sub_path", "Kubernetes 1.33 and later"),
+    ("runtime.v1.ImageSpec/image_ref", "newer than the crate"),
+    ("runtime.v1.Signal/", "stop signals, Kubernetes 1.33 and later"),
+    ("runtime.v1.ContainerConfig/stop_signal", "stop signals"),
+    ("runtime.v1.ContainerStatus/stop_signal", "stop signals"),
+    ("runtime.v1.Psi", "pressure, newer than the crate"),
+    ("runtime.v1.IoUsage", "pressure"),
+    ("runtime.v1.CpuUsage/psi", "pressure"),
+    ("runtime.v1.MemoryUsage/psi", "pressure"),
+    ("runtime.v1.ContainerStats/io", "pressure"),
+    ("runtime.v1.LinuxPodSandboxStats/io", "pressure"),
+    ("runtime.v1.RuntimeFeatures/user_namespaces_host_network", "newer than the crate"),
     (OWN, "our own package"),
 ];
 
 /// Where a source says the same in other words.
-const SAME_ON_THE_WIRE: [(&str, &str); 1] =
-    [("google.rpc.Status/code", "an enum in ttrpc's copy, an int32 in Google's: the same varint")];
+const SAME_ON_THE_WIRE: [(&str, &str); 2] = [
+    ("google.rpc.Status/code", "an enum in ttrpc's copy, an int32 in Google's: the same varint"),
+    ("runtime.v1.KeyValue/value", "a string once, bytes now"),
+];
 
 fn is_listed(list: &[(&str, &str)], name: &str) -> bool {
     list.iter().any(|(prefix, _)| name.starts_with(prefix))
