@@ -9,11 +9,16 @@ use std::{
 };
 
 /// Folders below `proto/` that hold definitions.
-const FOLDERS: [&str; 7] = ["containerd", "cri", "gantry", "google", "grpc", "runtimeoptions", "ttrpc"];
+const FOLDERS: [&str; 8] = ["containerd", "cri", "gantry", "google", "grpc", "nri", "runtimeoptions", "ttrpc"];
 
 /// Packages whose services travel over ttrpc.
-const TTRPC_PACKAGES: [&str; 4] =
-    ["containerd.task.v3", "containerd.runtime.sandbox.v1", "containerd.services.events.ttrpc.v1", "gantry.shim.v1"];
+const TTRPC_PACKAGES: [&str; 5] = [
+    "containerd.task.v3",
+    "containerd.runtime.sandbox.v1",
+    "containerd.services.events.ttrpc.v1",
+    "gantry.shim.v1",
+    "nri.pkg.api.v1alpha1",
+];
 
 /// Fields that carry payloads large enough to be worth sharing instead of copying.
 const SHARED_BYTES: [&str; 5] = [

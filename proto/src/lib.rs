@@ -29,6 +29,9 @@ pub use wire::gantry;
 /// Figures about cgroups, one module per version of cgroups.
 pub use wire::io::containerd::cgroups;
 
+/// The node resource interface: plugins of Kubernetes nodes.
+pub use wire::nri::pkg::api::v1alpha1 as nri;
+
 /// The Kubernetes container runtime interface, v1.
 pub use wire::runtime::v1 as cri;
 
