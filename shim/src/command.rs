@@ -1,7 +1,9 @@
 //! What can be asked of the driver, what it answers, and why it refuses. No wire types: `api.rs` translates.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use executor::ExecutorError;
 use executor::cgroup::{CgroupError, Metrics};
@@ -36,6 +38,19 @@ pub(crate) struct CreateTask {
     pub streams: Streams,
     /// The runtime's options.
     pub options: proto::runc::v1::Options,
+    /// The folder of a checkpoint to go on from, in place of a fresh start.
+    pub checkpoint: Option<PathBuf>,
+}
+
+/// A container to be saved.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct CheckpointTask {
+    /// The container.
+    pub id: String,
+    /// The folder for the images.
+    pub path: PathBuf,
+    /// How.
+    pub options: proto::runc::v1::CheckpointOptions,
 }
 
 /// A process to be added.
@@ -68,6 +83,8 @@ pub(crate) enum Command {
     Pause(String),
     /// Thaw them.
     Resume(String),
+    /// Save it.
+    Checkpoint(Box<CheckpointTask>),
     /// Send a signal.
     Kill {
         /// To this process,
@@ -109,6 +126,68 @@ pub(crate) enum Command {
     Attach(Attach),
     /// Open the logs of a process again.
     Reopen(Target),
+    /// Something about the sandbox.
+    Sandbox(SandboxCommand),
+}
+
+/// A sandbox to be made: the place of a pod's containers, with or without a process of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct CreateSandbox {
+    /// Its id.
+    pub id: ContainerId,
+    /// Its bundle. With a `config.json` that has a process, the sandbox is that process.
+    pub bundle: PathBuf,
+    /// What to mount as the root of that process.
+    pub rootfs: Vec<Mount>,
+    /// The runtime's options.
+    pub options: proto::runc::v1::Options,
+    /// The network namespace, for information.
+    pub netns: String,
+}
+
+/// One call about the sandbox, the id of which comes first.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum SandboxCommand {
+    /// Make it.
+    Create(Box<CreateSandbox>),
+    /// Run it.
+    Start(String),
+    /// What can it run?
+    Platform(String),
+    /// End its process, by force after this long.
+    Stop(String, Duration),
+    /// Tell when it has ended.
+    Wait(String),
+    /// How is it?
+    Status {
+        /// The sandbox.
+        id: String,
+        /// Whether to tell more.
+        is_verbose: bool,
+    },
+    /// Is it there?
+    Ping(String),
+    /// End and forget it, and end this server if it has nothing else.
+    Shutdown(String),
+    /// What does it use?
+    Metrics(String),
+}
+
+/// How a sandbox is.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SandboxState {
+    /// Its id.
+    pub id: String,
+    /// Its process; 0 without.
+    pub pid: Pid,
+    /// Whether containers can be in it.
+    pub is_ready: bool,
+    /// When it was made.
+    pub created_at: SystemTime,
+    /// How it ended.
+    pub exit: Option<Exit>,
+    /// More about it.
+    pub info: BTreeMap<String, String>,
 }
 
 /// A client that wants to be attached.
@@ -151,6 +230,12 @@ pub(crate) enum Answer {
         /// The init's pid.
         task: Pid,
     },
+    /// How the sandbox is.
+    Sandbox(Box<SandboxState>),
+    /// What this machine can run.
+    Platform,
+    /// What the sandbox uses, if it has a process.
+    SandboxMetrics(String, Option<Box<Metrics>>),
 }
 
 /// How a process is.
@@ -191,6 +276,20 @@ pub(crate) enum Refusal {
     /// No such container here.
     #[error("container not created")]
     NoContainer,
+    /// No such sandbox here.
+    #[error("sandbox {0}")]
+    NoSandbox(String),
+    /// There is one already.
+    #[error("sandbox {0}")]
+    SandboxExists(String),
+    /// It is not in the state for that.
+    #[error("sandbox {id} is {state}")]
+    SandboxState {
+        /// The sandbox.
+        id: String,
+        /// What it is.
+        state: &'static str,
+    },
     /// No such process in the container.
     #[error("process {0} does not exist")]
     NoProcess(String),
@@ -226,9 +325,14 @@ pub(crate) enum Refusal {
     /// The streams of the process are not of the kind for this.
     #[error("cannot attach: {0}")]
     Attach(&'static str),
-    /// The call is of a later version.
-    #[error("{0}")]
-    Unsupported(&'static str),
+    /// The container could not be saved.
+    #[error("{source}, log: {}", log.display())]
+    Checkpoint {
+        /// What was left by the program that tried.
+        log: PathBuf,
+        /// Why not.
+        source: Box<Refusal>,
+    },
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -269,14 +373,18 @@ pub(crate) enum Refusal {
 impl Classify for Refusal {
     fn kind(&self) -> Kind {
         match self {
-            Self::NoContainer | Self::NoProcess(_) | Self::Finished | Self::NoCgroup => Kind::NotFound,
-            Self::ContainerExists(_) | Self::ProcessExists(_) => Kind::AlreadyExists,
-            Self::NotStarted | Self::InitNotRunning(_) | Self::State { .. } | Self::Attach(_) => {
-                Kind::FailedPrecondition
+            Self::NoContainer | Self::NoSandbox(_) | Self::NoProcess(_) | Self::Finished | Self::NoCgroup => {
+                Kind::NotFound
             }
+            Self::ContainerExists(_) | Self::SandboxExists(_) | Self::ProcessExists(_) => Kind::AlreadyExists,
+            Self::NotStarted
+            | Self::InitNotRunning(_)
+            | Self::State { .. }
+            | Self::SandboxState { .. }
+            | Self::Attach(_) => Kind::FailedPrecondition,
             Self::Signal(_) | Self::Invalid(_) => Kind::InvalidArgument,
             Self::Queue(_) => Kind::ResourceExhausted,
-            Self::Unsupported(_) => Kind::Unimplemented,
+            Self::Checkpoint { source, .. } => source.kind(),
             Self::Executor(error) => error.kind(),
             Self::Stdio(error) => error.kind(),
             Self::Rootfs(error) => error.kind(),

@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use prost::{Message as _, Name};
 use proto::events::{
-    TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOom, TaskPaused, TaskResumed, TaskStart,
+    TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOom, TaskPaused,
+    TaskResumed, TaskStart,
 };
 use proto::services::events::ttrpc::v1::ForwardRequest;
 use proto::ttrpc::{Decoder, FrameKind, Request, Response, encode};
@@ -42,6 +43,7 @@ pub(crate) enum Event {
     ExecStarted(TaskExecStarted),
     Paused(TaskPaused),
     Resumed(TaskResumed),
+    Checkpointed(TaskCheckpointed),
 }
 
 impl Event {
@@ -56,6 +58,7 @@ impl Event {
             Self::ExecStarted(_) => "/tasks/exec-started",
             Self::Paused(_) => "/tasks/paused",
             Self::Resumed(_) => "/tasks/resumed",
+            Self::Checkpointed(_) => "/tasks/checkpointed",
         }
     }
 
@@ -73,6 +76,23 @@ impl Event {
             Self::ExecStarted(message) => any(message),
             Self::Paused(message) => any(message),
             Self::Resumed(message) => any(message),
+            Self::Checkpointed(message) => any(message),
+        }
+    }
+
+    /// The container it is about.
+    pub(crate) fn container(&self) -> &str {
+        match self {
+            Self::Create(event) => &event.container_id,
+            Self::Start(event) => &event.container_id,
+            Self::Oom(event) => &event.container_id,
+            Self::Exit(event) => &event.container_id,
+            Self::Delete(event) => &event.container_id,
+            Self::ExecAdded(event) => &event.container_id,
+            Self::ExecStarted(event) => &event.container_id,
+            Self::Paused(event) => &event.container_id,
+            Self::Resumed(event) => &event.container_id,
+            Self::Checkpointed(event) => &event.container_id,
         }
     }
 

@@ -78,12 +78,19 @@ pub(crate) fn options(any: Option<&Any>) -> Result<Options, RuntimeError> {
     }
 }
 
-/// Chooses the executor, and writes the choice and the options down in the bundle.
+/// Chooses the executor, and writes the choice and the options down in the bundle. One that goes on from a checkpoint needs
+/// an executor that can do it.
 ///
 /// # Errors
 /// See [`RuntimeError`].
-pub(crate) fn choose(options: &Options, namespace: &str, bundle: &Path, spec: &Spec) -> Result<Settings, RuntimeError> {
-    let runtime = runtime(options, spec)?;
+pub(crate) fn choose(
+    options: &Options,
+    namespace: &str,
+    bundle: &Path,
+    spec: &Spec,
+    restores: bool,
+) -> Result<Settings, RuntimeError> {
+    let runtime = runtime(options, spec, restores)?;
     let name = match &runtime {
         Runtime::BuiltIn => BUILT_IN.to_owned(),
         Runtime::External(program) => program.display().to_string(),
@@ -93,7 +100,7 @@ pub(crate) fn choose(options: &Options, namespace: &str, bundle: &Path, spec: &S
     Ok(settings(runtime, options, namespace, bundle))
 }
 
-fn runtime(options: &Options, spec: &Spec) -> Result<Runtime, RuntimeError> {
+fn runtime(options: &Options, spec: &Spec, restores: bool) -> Result<Runtime, RuntimeError> {
     if !options.binary_name.is_empty() {
         return Ok(named(&options.binary_name));
     }
@@ -103,6 +110,9 @@ fn runtime(options: &Options, spec: &Spec) -> Result<Runtime, RuntimeError> {
     let mut missing = executor::builtin::unsupported(spec.document());
     if options.systemd_cgroup {
         missing.push("the option SystemdCgroup".to_owned());
+    }
+    if restores {
+        missing.push("going on from a checkpoint".to_owned());
     }
     if missing.is_empty() {
         return Ok(Runtime::BuiltIn);
@@ -141,7 +151,7 @@ fn settings(runtime: Runtime, options: &Options, namespace: &str, bundle: &Path)
 /// # Errors
 /// See [`RuntimeError`].
 pub(crate) fn for_info(options: &Options, folder: &Path, spec: &Spec) -> Result<Settings, RuntimeError> {
-    let mut settings = settings(runtime(options, spec)?, options, "info", folder);
+    let mut settings = settings(runtime(options, spec, false)?, options, "info", folder);
     settings.log = "/dev/null".into();
     Ok(settings)
 }
@@ -198,7 +208,7 @@ mod tests {
             no_pivot_root: true,
             ..Options::default()
         };
-        let chosen = choose(&options, "ns", bundle.path(), &Spec::default()).unwrap();
+        let chosen = choose(&options, "ns", bundle.path(), &Spec::default(), false).unwrap();
         assert_eq!(chosen.runtime, Runtime::External("/opt/runc".into()));
         assert_eq!(chosen.root, Path::new("/run/r/ns"));
         assert!(chosen.no_pivot_root);

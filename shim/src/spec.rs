@@ -76,6 +76,11 @@ impl Spec {
         GROUP_ANNOTATIONS.iter().find_map(|name| annotations[*name].as_str()).filter(|group| !group.is_empty())
     }
 
+    /// Whether it says what to run.
+    pub(crate) fn has_process(&self) -> bool {
+        self.0["process"]["args"].as_array().is_some_and(|args| !args.is_empty())
+    }
+
     /// Whether the container's processes die with its init: it has a pid namespace of its own, not one that it joins.
     pub(crate) fn has_own_pids(&self) -> bool {
         let namespaces = self.0["linux"]["namespaces"].as_array();

@@ -145,14 +145,14 @@ impl Driver {
         self.end_change(init, caller, verdict);
     }
 
-    fn set_changing(&mut self, init: Number) {
+    pub(super) fn set_changing(&mut self, init: Number) {
         if let Some(container) = self.container_of_mut(init) {
             container.is_changing = true;
         }
     }
 
     /// A change is over: event, answer, and the next one.
-    fn changed(
+    pub(super) fn changed(
         &mut self,
         init: Number,
         caller: Caller,

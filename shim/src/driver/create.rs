@@ -9,7 +9,7 @@ use model::task::{Pid, State};
 use proto::events::{TaskCreate, TaskExecAdded, TaskIo};
 
 use super::jobs::Then;
-use super::process::{Container, Launch, Number, Phase, Process};
+use super::process::{Container, Launch, Number, Phase, Process, RestoreFrom};
 use super::{Caller, Deadline, Driver, LOGGER_READY, Watch};
 use crate::command::{AddExec, Answer, CreateTask, Refusal, Target};
 use crate::events::Event;
@@ -37,7 +37,8 @@ impl Driver {
             join_cgroup(std::process::id(), shim_cgroup)
                 .map_err(|source| Refusal::Io { what: "join the shim cgroup", source })?;
         }
-        let settings = runtime::choose(&request.options, &self.namespace, &request.bundle, &spec)?;
+        let restores = request.checkpoint.is_some();
+        let settings = runtime::choose(&request.options, &self.namespace, &request.bundle, &spec, restores)?;
         let is_mounted = !request.rootfs.is_empty();
         if is_mounted {
             let rootfs = request.bundle.join(ROOTFS_DIR);
@@ -48,6 +49,8 @@ impl Driver {
             }
             rootfs::mount_all(&request.rootfs, &rootfs)?;
         }
+        let work = Some(PathBuf::from(&request.options.criu_work_path)).filter(|path| !path.as_os_str().is_empty());
+        let restore = request.checkpoint.map(|images| RestoreFrom { images, work });
         let init = self.number();
         let target = Target { id: id.clone(), exec: None };
         self.processes.insert(init, Process::new(target, request.streams.clone(), Phase::Launching));
@@ -58,6 +61,7 @@ impl Driver {
                 is_mounted,
                 settings,
                 io_owner: (request.options.io_uid, request.options.io_gid),
+                restore,
                 init,
                 execs: Default::default(),
                 is_created: false,
@@ -156,7 +160,14 @@ impl Driver {
 
     /// Has the executor make the process.
     fn launch(&mut self, number: Number) -> Result<(), Refusal> {
-        let Some(process) = self.processes.get_mut(&number) else { return Err(Refusal::NoContainer) };
+        let Some((container, process)) = self.both(number) else { return Err(Refusal::NoContainer) };
+        let waits_for_start = process.is_init() && container.restore.is_some();
+        if waits_for_start && let Some(launch) = &process.launch {
+            let caller = launch.caller;
+            process.phase = Phase::Live(State::Created { init: 0 });
+            self.created(number, 0, caller);
+            return Ok(());
+        }
         let Some(launch) = process.launch.take() else { return Ok(()) };
         let invocation = self.launch_invocation(number, &launch.process_spec)?;
         self.run_job(&invocation, launch.ends.as_fds(), Then::Launched(number, launch.caller))?;
@@ -215,7 +226,7 @@ impl Driver {
     }
 
     /// Takes over what the executor has made: the pid, and the terminal if there is one.
-    fn take_over(&mut self, number: Number) -> Result<(), Refusal> {
+    pub(super) fn take_over(&mut self, number: Number) -> Result<(), Refusal> {
         let Some((container, process)) = self.both(number) else { return Err(Refusal::NoContainer) };
         let file = match &process.target.exec {
             None => container.bundle.join(INIT_PID_FILE),
@@ -231,20 +242,15 @@ impl Driver {
     }
 
     fn created(&mut self, number: Number, pid: Pid, caller: Caller) {
-        let namespace = self.namespace.clone();
         let Some((container, process)) = self.both(number) else { return };
         let (target, streams) = (process.target.clone(), process.streams.clone());
         container.is_created = true;
-        container.journal = Some(journal::Writer::start(&container.bundle, &namespace, &target.id, pid));
-        container.cgroup = i32::try_from(pid).ok().and_then(|pid| match Cgroup::of_pid(pid) {
-            Ok(cgroup) => Some(cgroup),
-            Err(error) => {
-                log::warning!("no cgroup of {}: {error}", target.id);
-                None
-            }
-        });
         let bundle = container.bundle.display().to_string();
-        self.watch_oom(number);
+        let checkpoint =
+            container.restore.as_ref().map(|restore| restore.images.display().to_string()).unwrap_or_default();
+        if pid != 0 {
+            self.found(number, pid);
+        }
         let rootfs = self.mounts_of_create.remove(&number).unwrap_or_default();
         log::info!("container {} created, pid {pid}", target.id);
         self.event(&Event::Create(TaskCreate {
@@ -257,10 +263,26 @@ impl Driver {
                 stderr: streams.stderr,
                 terminal: streams.terminal,
             }),
-            checkpoint: String::new(),
+            checkpoint,
             pid,
         }));
         self.answer(caller, &Answer::Pid(pid));
+    }
+
+    /// The init of a container is there: writes it down, and finds its cgroup.
+    pub(super) fn found(&mut self, number: Number, pid: Pid) {
+        let namespace = self.namespace.clone();
+        let Some((container, process)) = self.both(number) else { return };
+        let id = &process.target.id;
+        container.journal = Some(journal::Writer::start(&container.bundle, &namespace, id, pid));
+        container.cgroup = i32::try_from(pid).ok().and_then(|pid| match Cgroup::of_pid(pid) {
+            Ok(cgroup) => Some(cgroup),
+            Err(error) => {
+                log::warning!("no cgroup of {id}: {error}");
+                None
+            }
+        });
+        self.watch_oom(number);
     }
 
     fn watch_oom(&mut self, number: Number) {
@@ -297,6 +319,7 @@ impl Driver {
     }
 
     pub(super) fn abandoned(&mut self, number: Number, caller: Caller, refusal: &Refusal) {
+        self.sandbox_failed(number);
         self.forget_container(number);
         self.refuse(caller, refusal);
     }
@@ -305,11 +328,19 @@ impl Driver {
     pub(super) fn launch_failed(&mut self, number: Number, caller: Caller, refusal: Refusal) {
         let is_init = self.processes.get(&number).is_none_or(Process::is_init);
         if is_init {
+            self.sandbox_failed(number);
             self.forget_container(number);
         } else {
             self.exec_failed(number);
         }
         self.refuse(caller, &refusal);
+    }
+
+    /// If it was the sandbox that could not be made, there is none.
+    fn sandbox_failed(&mut self, number: Number) {
+        if self.processes.get(&number).is_some_and(|process| self.is_sandbox(&process.target.id)) {
+            self.sandbox = None;
+        }
     }
 
     /// Removes every trace of a container that was never there for anybody, or is no longer.

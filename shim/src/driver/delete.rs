@@ -90,7 +90,8 @@ impl Driver {
             Err(refusal) => return self.delete_failed(number, caller, &refusal),
         }
         let Some(process) = self.processes.get_mut(&number) else { return };
-        if process.exit().is_some() {
+        // One that was to go on from a checkpoint, and was never started, has no process.
+        if process.exit().is_some() || process.pid == 0 {
             return self.finish_delete(number, caller);
         }
         // It was only created: the executor has killed it, and its exit will come.
@@ -125,6 +126,9 @@ impl Driver {
         }));
         log::info!("container {id} deleted");
         self.answer(caller, &Answer::Exited { pid, exit });
+        if self.is_sandbox(&id) {
+            self.forget_sandbox();
+        }
     }
 
     fn finish_exec_delete(&mut self, number: Number, caller: Caller) {

@@ -145,6 +145,7 @@ impl Driver {
                 if let Some(id) = self.processes.get(&init).map(|process| process.target.id.clone()) {
                     self.next_change(&id);
                 }
+                self.go_on_with_shutdown(init);
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Executors at work: started, bounded by a deadline, and what was to come after, kept until they end.
 
+use std::path::PathBuf;
+
 use executor::{Ended, Invocation, Outcome, Running, StdioFds, executor_for, spawn};
 use model::task::Pid;
 use nix::sys::signal::{Signal, kill};
@@ -18,6 +20,10 @@ pub(super) enum Then {
     Launched(Number, Caller),
     /// The init runs.
     Started(Number, Caller),
+    /// It goes on from where it was saved.
+    Restored(Number, Caller),
+    /// It is saved.
+    Checkpointed(Number, Caller, PathBuf),
     /// The container is frozen.
     Paused(Number, Caller),
     /// It is thawed.
@@ -69,6 +75,8 @@ impl Driver {
         match job.then {
             Then::Launched(number, caller) => self.launched(number, caller, &outcome),
             Then::Started(number, caller) => self.started(number, caller, &outcome),
+            Then::Restored(number, caller) => self.restored(number, caller, &outcome),
+            Then::Checkpointed(number, caller, path) => self.checkpointed(number, caller, &path, &outcome),
             Then::Paused(number, caller) => self.paused(number, caller, &outcome),
             Then::Resumed(number, caller) => self.resumed(number, caller, &outcome),
             Then::Updated(number, caller) => self.updated(number, caller, &outcome),
@@ -80,7 +88,7 @@ impl Driver {
 
     /// Whether a process that nobody knows yet may appear.
     pub(super) fn awaits_pids(&self) -> bool {
-        self.jobs.values().any(|job| matches!(job.then, Then::Launched(..)))
+        self.jobs.values().any(|job| matches!(job.then, Then::Launched(..) | Then::Restored(..)))
     }
 
     /// Whether the executor did its work; if not, why.

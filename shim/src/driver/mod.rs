@@ -15,6 +15,7 @@
 //! A process that ends while its start is under way ends, for everybody else, after it has started.
 
 mod attach;
+mod checkpoint;
 mod control;
 mod create;
 mod delete;
@@ -22,6 +23,7 @@ mod exits;
 mod jobs;
 mod process;
 mod query;
+mod sandbox;
 mod start;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -38,6 +40,7 @@ use self::attach::Attached;
 pub(crate) use self::create::{INIT_PID_FILE, ROOTFS_DIR};
 use self::jobs::Job;
 use self::process::{Container, Number, Process};
+use self::sandbox::Sandbox;
 use crate::api::{self, Call};
 use crate::command::{Answer, Command, Refusal};
 use crate::events::{Event, Publisher, Todo};
@@ -108,6 +111,8 @@ enum Deadline {
     Publisher,
     /// Events need not be delivered any longer: we were told to end.
     Linger,
+    /// The sandbox, which is this process, was asked to end and has not.
+    StopSandbox(Number),
     /// This attached client is behind.
     Slow(Key),
     /// Nothing was done for a while.
@@ -140,6 +145,7 @@ pub(crate) struct Driver {
     publisher: Publisher,
     slots: Slots,
     containers: BTreeMap<String, Container>,
+    sandbox: Option<Sandbox>,
     processes: BTreeMap<Number, Process>,
     /// What creates under way have mounted, for their event.
     mounts_of_create: BTreeMap<Number, Vec<Mount>>,
@@ -187,6 +193,7 @@ impl Driver {
             clients,
             slots: parts.slots,
             containers: BTreeMap::new(),
+            sandbox: None,
             processes: BTreeMap::new(),
             mounts_of_create: BTreeMap::new(),
             pids: BTreeMap::new(),
@@ -261,6 +268,7 @@ impl Driver {
                 self.on_todo(todo);
             }
             Deadline::Linger => self.has_ended = true,
+            Deadline::StopSandbox(number) => self.kill_sandbox(number),
             Deadline::Slow(key) => self.on_slow(key),
             Deadline::Quiet => self.on_quiet(),
         }
@@ -322,6 +330,7 @@ impl Driver {
             Command::CloseInput { target, stdin } => {
                 self.close_input(&target, stdin).map(|()| self.answer(caller, &Answer::Done))
             }
+            Command::Sandbox(command) => self.sandbox(command, caller),
             Command::Attach(request) => self.attach(request, caller),
             Command::Reopen(target) => self.reopen(&target).map(|()| self.answer(caller, &Answer::Done)),
             Command::Shutdown => {
@@ -332,9 +341,12 @@ impl Driver {
             Command::Start(ref target) | Command::Delete(ref target) if target.exec.is_some() => {
                 self.change_exec(command, caller)
             }
-            Command::Start(_) | Command::Delete(_) | Command::Pause(_) | Command::Resume(_) | Command::Update(..) => {
-                self.change(command, caller)
-            }
+            Command::Start(_)
+            | Command::Delete(_)
+            | Command::Pause(_)
+            | Command::Resume(_)
+            | Command::Update(..)
+            | Command::Checkpoint(_) => self.change(command, caller),
         };
         if let Err(refusal) = done {
             self.refuse(caller, &refusal);
@@ -346,6 +358,7 @@ impl Driver {
         let id = match &command {
             Command::Start(target) | Command::Delete(target) => &target.id,
             Command::Pause(id) | Command::Resume(id) | Command::Update(id, _) => id,
+            Command::Checkpoint(request) => &request.id,
             _ => return Err(Refusal::NoContainer),
         };
         let container =
@@ -364,6 +377,7 @@ impl Driver {
             Command::Pause(id) => self.pause(&id, caller),
             Command::Resume(id) => self.resume(&id, caller),
             Command::Update(id, resources) => self.update(&id, resources, caller),
+            Command::Checkpoint(request) => self.checkpoint(*request, caller),
             _ => Err(Refusal::NoContainer),
         }
     }
@@ -410,7 +424,10 @@ impl Driver {
     }
 
     fn event(&mut self, event: &Event) {
-        self.publisher.push(event);
+        // Of the sandbox, the daemon tells itself.
+        if !self.is_sandbox(event.container()) {
+            self.publisher.push(event);
+        }
     }
 
     fn on_todo(&mut self, todo: Todo) {
@@ -447,7 +464,7 @@ impl Driver {
 
     /// Ends once all events are delivered, unless there are containers.
     fn shut_down(&mut self, who: &str) {
-        if !self.containers.is_empty() {
+        if !self.containers.is_empty() || self.sandbox.is_some() {
             log::info!("{who} asks for the end: {} containers are here", self.containers.len());
             return;
         }

@@ -18,6 +18,15 @@ use crate::poll::{Key, TimerId};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Number(pub u64);
 
+/// A checkpoint to go on from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RestoreFrom {
+    /// The folder with the images.
+    pub images: PathBuf,
+    /// Where the one who restores keeps its files; the bundle if empty.
+    pub work: Option<PathBuf>,
+}
+
 /// One container.
 #[derive(Debug)]
 pub(super) struct Container {
@@ -26,6 +35,8 @@ pub(super) struct Container {
     pub is_mounted: bool,
     pub settings: Settings,
     pub io_owner: (u32, u32),
+    /// What it goes on from at its start, if not from the beginning.
+    pub restore: Option<RestoreFrom>,
     pub init: Number,
     pub execs: BTreeMap<String, Number>,
     /// False until the executor has made it: nobody but its creator sees it before.

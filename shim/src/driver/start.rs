@@ -9,6 +9,7 @@ use proto::events::{TaskExecStarted, TaskStart};
 use super::jobs::Then;
 use super::process::{Number, Phase};
 use super::{Caller, Driver};
+use crate::api::Call;
 use crate::command::{Answer, Command, Refusal, Status};
 use crate::events::Event;
 
@@ -20,6 +21,9 @@ impl Driver {
         let Some((container, process)) = self.both(number) else { return Err(Refusal::NoContainer) };
         if !matches!(process.phase, Phase::Live(State::Created { .. })) {
             return Err(process.forbids("start"));
+        }
+        if container.restore.is_some() && process.pid == 0 {
+            return self.restore(number, caller);
         }
         process.is_starting = true;
         container.is_changing = true;
@@ -33,21 +37,27 @@ impl Driver {
 
     pub(super) fn started(&mut self, number: Number, caller: Caller, outcome: &Outcome) {
         match self.verdict(number, outcome) {
-            Ok(()) => {
-                if let Some(process) = self.processes.get_mut(&number) {
-                    let (pid, container_id) = (process.pid, process.target.id.clone());
-                    process.phase = Phase::Live(State::Running { init: pid });
-                    self.event(&Event::Start(TaskStart { container_id, pid }));
-                    self.answer(caller, &Answer::Pid(pid));
-                }
-            }
+            Ok(()) => self.runs(number, caller),
             Err(refusal) => self.refuse(caller, &refusal),
         }
         self.start_done(number);
     }
 
+    /// The init runs: event, answer.
+    pub(super) fn runs(&mut self, number: Number, caller: Caller) {
+        let Some(process) = self.processes.get_mut(&number) else { return };
+        let (pid, container_id) = (process.pid, process.target.id.clone());
+        process.phase = Phase::Live(State::Running { init: pid });
+        if caller.call == Call::StartSandbox {
+            self.sandbox_started(&container_id, caller);
+        } else {
+            self.event(&Event::Start(TaskStart { container_id, pid }));
+            self.answer(caller, &Answer::Pid(pid));
+        }
+    }
+
     /// An exit during the start is told now, and what has waited for the container goes on.
-    fn start_done(&mut self, number: Number) {
+    pub(super) fn start_done(&mut self, number: Number) {
         let Some((container, process)) = self.both(number) else { return };
         process.is_starting = false;
         container.is_changing = false;

@@ -39,6 +39,15 @@ pub(crate) fn executors() -> Vec<&'static str> {
     all
 }
 
+/// A program of the next Debian, with a starter; the package is unpacked first if need be.
+pub(crate) fn trixie(package: &str, program: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("trixie");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/trixie.sh");
+    let output = Command::new(script).arg(&target).arg(package).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    target.join("bin").join(program)
+}
+
 /// A folder for one test, a daemon's events, and the shims started.
 pub(crate) struct Machine {
     folder: tempfile::TempDir,
@@ -159,6 +168,14 @@ impl Machine {
         let mut server = command.spawn().unwrap();
         std::thread::spawn(move || server.wait());
         socket
+    }
+
+    /// Runs `start` with these folders before the others in `PATH`, and gives the socket.
+    pub(crate) fn start_with_path(&self, container: &Container, folder: &Path) -> PathBuf {
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+        let output = self.command(container).arg("start").stdin(Stdio::null()).env("PATH", path).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().strip_prefix("unix://").unwrap().into()
     }
 
     /// A shim with a created container.

@@ -9,6 +9,7 @@ mod client;
 mod daemon;
 mod machine;
 
+mod checkpoint;
 mod cleanup;
 mod execs;
 mod life;
@@ -16,4 +17,5 @@ mod logs;
 mod order;
 mod random;
 mod refusals;
+mod sandbox;
 mod streams;

@@ -30,10 +30,6 @@ fn creates_that_fail_leave_nothing() {
         let refused = machine.try_create(&container).err().expect("no such fifo");
         assert_eq!(refused.kind, Kind::NotFound, "{refused:?}");
         assert_gone(&container);
-
-        container = machine.container(&["true"]);
-        container.request.checkpoint = "/some/checkpoint".into();
-        assert_eq!(machine.try_create(&container).err().expect("not served").kind, Kind::Unimplemented);
     }
 }
 
@@ -64,7 +60,7 @@ fn unknown_things_are_not_found_and_unknown_calls_unimplemented() {
         assert_eq!(client.state("other", "").unwrap_err().kind, Kind::NotFound);
         assert_eq!(client.wait(&id, "none").unwrap_err().kind, Kind::NotFound);
         assert_eq!(client.kill(&id, "", 999).unwrap_err().kind, Kind::InvalidArgument);
-        assert_eq!(client.call::<_, ()>("Checkpoint", &()).unwrap_err().kind, Kind::Unimplemented);
+        assert_eq!(client.call::<_, ()>("Migrate", &()).unwrap_err().kind, Kind::Unimplemented);
         client.start(&id, "").unwrap();
         assert_eq!(client.start(&id, "").unwrap_err().kind, Kind::FailedPrecondition);
         assert_eq!(client.delete(&id, "").unwrap_err().kind, Kind::FailedPrecondition);
