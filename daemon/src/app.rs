@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::error::Classify;
+use proto::cri::image_service_server::ImageServiceServer;
+use proto::cri::runtime_service_server::RuntimeServiceServer;
 use proto::grpc::health::v1::health_server::HealthServer;
 use proto::services::containers::v1::containers_server::ContainersServer;
 use proto::services::content::v1::content_server::ContentServer;
@@ -43,6 +45,7 @@ use crate::api::layers::Traffic;
 use crate::blocking;
 use crate::config::{Config, Engine};
 use crate::containers::Containers;
+use crate::cri::{self, Cri};
 use crate::events::Bus;
 use crate::gc::schedule::{self, Trigger};
 use crate::home::{Home, HomeError};
@@ -114,6 +117,7 @@ struct Parts {
     mounts: MountDir,
     images: Images,
     tasks: Tasks,
+    cri: Option<Cri>,
 }
 
 /// What can be said about the daemon while it runs. Clones say the same.
@@ -178,14 +182,32 @@ impl App {
             bus: bus.clone(),
             trigger: trigger.clone(),
         });
+        let containers = Containers::new(store.clone(), bus.clone(), &meta);
+        let images = Images::new(meta.clone(), settings::for_images(&config));
+        let mounts = MountDir::new(config.state.join("mounts"));
+        let cri = (!config.is_disabled(plugins::GRPC, "cri")).then(|| {
+            Cri::new(cri::Parts {
+                settings: cri::Settings::of(&config),
+                containers: containers.clone(),
+                meta: meta.clone(),
+                images: images.clone(),
+                tasks: tasks.clone(),
+                bus: bus.clone(),
+                store: store.clone(),
+                mounts: mounts.clone(),
+                tracker: tracker.clone(),
+                stop: stop.clone(),
+            })
+        });
         let parts = Parts {
             bus: bus.clone(),
             namespaces: Namespaces::new(store.clone(), blobs, bus.clone(), trigger),
-            containers: Containers::new(store.clone(), bus.clone(), &meta),
-            images: Images::new(meta.clone(), settings::for_images(&config)),
+            containers,
+            images,
             meta,
-            mounts: MountDir::new(config.state.join("mounts")),
+            mounts,
             tasks: tasks.clone(),
+            cri,
         };
         let state = State { traffic: Traffic::default(), bus, store, tasks, tracker: tracker.clone() };
         Ok(Self { config, home, rows, parts, state, tracker, stop })
@@ -216,6 +238,10 @@ impl App {
         let mounts = self.parts.mounts.clone();
         blocking::run(move || mounts.clear()).await;
         self.parts.images.settle(&self.parts.namespaces).await;
+        if let Some(cri) = &self.parts.cri {
+            cri.recover().await;
+            cri.start().await;
+        }
         let meta = self.parts.meta.clone();
         self.tracker.spawn(schedule::run(meta, self.config.gc.clone(), self.stop.child_token()));
 
@@ -259,7 +285,13 @@ impl App {
         let identity = self.home.identity()?;
         let (images, streams) = (parts.images.clone(), Streams::default());
         let introspection = api::introspection::Introspection::new(self.rows.clone(), identity, parts.tasks.clone());
-        Ok(Routes::default()
+        let mut routes = Routes::default();
+        if let Some(cri) = &parts.cri {
+            routes = routes
+                .add_service(sized!(RuntimeServiceServer, cri.clone()))
+                .add_service(sized!(ImageServiceServer, cri.clone()));
+        }
+        Ok(routes
             .add_service(sized!(VersionServer, api::version::Version))
             .add_service(sized!(HealthServer, api::health::Health::new(stop.clone(), SERVICES)))
             .add_service(sized!(IntrospectionServer, introspection))
@@ -292,6 +324,8 @@ const SERVICES: &[&str] = &[
     "containerd.services.tasks.v1.Tasks",
     "containerd.services.transfer.v1.Transfer",
     "containerd.services.version.v1.Version",
+    "runtime.v1.ImageService",
+    "runtime.v1.RuntimeService",
 ];
 
 /// What is on disk.

@@ -229,6 +229,26 @@ impl Containers {
         Ok(container)
     }
 
+    /// Replaces one extension of a container, for the part of the daemon that it belongs to. Nobody is told.
+    ///
+    /// # Errors
+    /// The container does not exist.
+    pub async fn set_extension(
+        &self,
+        namespace: Namespace,
+        id: String,
+        name: &'static str,
+        extension: store::record::Any,
+    ) -> Result<(), ContainerError> {
+        let change = self.store.submit(move |tx| {
+            let key = key(&[namespace.as_str(), &id])?;
+            let mut record = tx.get(&CONTAINERS, &key)?.ok_or_else(|| missing(&namespace, &id))?;
+            record.extensions.insert(name.to_owned(), extension);
+            Ok::<_, ContainerError>(tx.put(&CONTAINERS, &key, &record)?)
+        });
+        change.await
+    }
+
     /// Forgets a container. A task of it is not looked at; clients do that first.
     ///
     /// # Errors

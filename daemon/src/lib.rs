@@ -10,6 +10,7 @@ pub mod args;
 pub mod blocking;
 pub mod config;
 pub mod containers;
+pub mod cri;
 pub mod events;
 pub mod gc;
 pub mod home;

@@ -12,6 +12,9 @@ use crate::config::Config;
 /// The type of the plugin that runs containers.
 pub const RUNTIME: &str = "io.containerd.runtime.v2";
 
+/// The type of what is served over gRPC.
+pub const GRPC: &str = "io.containerd.grpc.v1";
+
 /// The type of snapshotters.
 pub const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
 
@@ -88,7 +91,6 @@ pub fn rows(config: &Config, drivers: &[Driver]) -> Vec<Plugin> {
     const STREAMING: &str = "io.containerd.streaming.v1";
     const TRANSFER: &str = "io.containerd.transfer.v1";
     const SERVICE: &str = "io.containerd.service.v1";
-    const GRPC: &str = "io.containerd.grpc.v1";
     const INTERNAL: &str = "io.containerd.internal.v1";
 
     let mut rows =
@@ -133,6 +135,10 @@ pub fn rows(config: &Config, drivers: &[Driver]) -> Vec<Plugin> {
     ];
     rows.extend(parts.map(|(id, requires)| Plugin::new(SERVICE, &format!("{id}-service"), requires)));
     rows.extend(parts.map(|(id, _)| Plugin::new(GRPC, id, &[SERVICE])));
+    if !config.is_disabled(GRPC, "cri") {
+        rows.extend(["images", "runtime"].map(|id| Plugin::new("io.containerd.cri.v1", id, &[METADATA])));
+        rows.push(Plugin::new(GRPC, "cri", &["io.containerd.cri.v1", RUNTIME]).on_this_platform());
+    }
     rows.extend(["events", "healthcheck", "version"].map(|id| Plugin::new(GRPC, id, &[])));
     rows.extend([Plugin::new(GRPC, "streaming", &[STREAMING]), Plugin::new(GRPC, "transfer", &[TRANSFER])]);
     rows
