@@ -168,6 +168,6 @@ impl Snapshotter for Native {
     }
 
     fn cleanup(&self) -> Result<(), SnapshotError> {
-        self.folders.sweep(|| self.records.ids())
+        self.folders.sweep(|| self.records.ids(), |_| {})
     }
 }

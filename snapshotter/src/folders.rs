@@ -102,10 +102,11 @@ impl Folders {
         }
     }
 
-    /// Removes every folder that is neither busy nor among those that `owned` lists.
+    /// Removes every folder that is neither busy nor among those that `owned` lists, after `release` let go of it.
     pub(crate) fn sweep(
         &self,
         owned: impl FnOnce() -> Result<HashSet<u64>, SnapshotError>,
+        release: impl Fn(u64),
     ) -> Result<(), SnapshotError> {
         // In this order, whatever happens at the same time: a folder that is listed and no longer busy is in a record by now.
         let listed = names(&self.fd).map_err(SnapshotError::io("list", &self.dir))?;
@@ -115,12 +116,18 @@ impl Folders {
         for id in listed.iter().filter_map(|(name, _)| number(name)) {
             if !busy.contains(&id) && !owned.contains(&id) && self.lock().busy.insert(id) {
                 tracing::info!(snapshot = id, root = %self.dir.display(), "folder without a snapshot removed");
+                release(id);
                 let removed = remove_all(&self.fd, id.to_string().as_bytes());
                 self.release(id);
                 removed.map_err(SnapshotError::io("remove", self.path(id)))?;
             }
         }
         Ok(())
+    }
+
+    /// Writes the names of the folders to disk.
+    pub(crate) fn sync_names(&self) -> Result<(), SnapshotError> {
+        rustix::fs::fsync(&self.fd).map_err(SnapshotError::io("sync", &self.dir))
     }
 
     /// Writes everything below to disk.

@@ -1,6 +1,7 @@
 //! Root filesystems: snapshots that stand on each other, layers unpacked into them, and the differences between them.
 //!
-//! A driver owns a folder and a few tables of the [`store`]; it answers with [`Mount`]s and never mounts anything. Nothing here
+//! A driver owns a folder and a few tables of the [`store`]; it answers with [`Mount`]s and mounts nothing but its own layers, where
+//! those are images. Nothing here
 //! starts a process or touches the network. [`overlay::Overlay`] is the driver for nearly everybody, [`copy::Native`] the one
 //! that works on any filesystem; both pass the same contract suite (feature `contract`).
 //!
@@ -10,6 +11,7 @@
 pub mod contract;
 pub mod copy;
 pub mod diff;
+mod erofs;
 mod error;
 mod folders;
 mod fs;
@@ -26,6 +28,7 @@ use model::mount::Mount;
 use model::snapshot::{SnapshotInfo, Usage};
 
 pub use error::SnapshotError;
+use layer::ImageSlot;
 
 /// The capability of giving a parent to an active snapshot at its commit ([`Snapshotter::commit`]).
 pub const CAPABILITY_REBASE: &str = "rebase";
@@ -140,4 +143,24 @@ pub trait Snapshotter: Send + Sync {
     /// # Errors
     /// When a folder cannot be read or removed.
     fn cleanup(&self) -> Result<(), SnapshotError>;
+
+    /// Where a layer is to be written as one image, if `mounts` are what [`Snapshotter::prepare`] answered for an extraction and the
+    /// driver keeps layers that way; `None`, as from a driver that never does, when it is to be unpacked into the mounts.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    fn layer_image(&self, mounts: &[Mount]) -> Result<Option<ImageSlot>, SnapshotError> {
+        let _ = mounts;
+        Ok(None)
+    }
+
+    /// To be called before somebody looks into the folders that `mounts` name without asking for the mounts again: what was
+    /// written as an image is there as files after this. Nothing, for a driver that keeps files.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    fn settle_files(&self, mounts: &[Mount]) -> Result<(), SnapshotError> {
+        let _ = mounts;
+        Ok(())
+    }
 }

@@ -5,18 +5,21 @@
 mod support;
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use model::Labels;
+use model::snapshot::{SnapshotInfo, SnapshotKind, Usage};
+use model::{Labels, Mount};
 use model::error::{Classify, Kind};
 use snapshotter::contract::{CASES, Subject};
 use snapshotter::copy::Native;
-use snapshotter::layer::{Target, Whiteouts};
-use snapshotter::overlay::{Options, Overlay};
-use snapshotter::{SnapshotError, Snapshotter};
+use snapshotter::diff::{self, Changes};
+use snapshotter::layer::{Compression, Encoding, Limits, Target, Whiteouts};
+use snapshotter::overlay::{LayerFormat, Options, Overlay};
+use snapshotter::{SnapshotError, Snapshotter, Update};
 use store::Store;
-use support::{Head, Private, Tar, assert_same, below_root, is_root, shell, unpack};
+use support::{Head, Private, Tar, assert_same, below_root, describe, is_root, shell, unpack};
 
 fn store(dir: &Path) -> Store {
     Store::open(&dir.join("meta"), store::Options::default()).unwrap()
@@ -44,6 +47,247 @@ fn overlayfs_passes_the_contract() {
     if is_root("overlayfs_passes_the_contract") {
         check_contract(&|dir| Box::new(overlay(dir)));
     }
+}
+
+/// The driver with every layer as an image: what was written into a snapshot is unpacked as an extraction when it is committed.
+struct AsImages(Overlay);
+
+impl AsImages {
+    fn open(dir: &Path) -> Self {
+        let options = Options { layer_format: LayerFormat::Erofs, ..Options::default() };
+        Self(Overlay::open(&dir.join("overlayfs"), store(dir), options).unwrap())
+    }
+
+    fn layer(&self, key: &str) -> Vec<u8> {
+        static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        let left_key = format!("left of a diff {}", COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        let parent = self.0.stat(key).unwrap().parent;
+        let mounts = self.0.mounts(key).unwrap();
+        let left = match &parent {
+            Some(parent) => self.0.view(&left_key, Some(parent), &Labels::new()).unwrap(),
+            None => Vec::new(),
+        };
+        let mut bytes = Vec::new();
+        let options = diff::Options { compression: Compression::None, source_date_epoch: None };
+        diff::write(&Changes::from_mounts(&left, &mounts).unwrap(), &mut bytes, &options).unwrap();
+        if parent.is_some() {
+            self.0.remove(&left_key).unwrap();
+        }
+        bytes
+    }
+}
+
+impl Snapshotter for AsImages {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+    fn root(&self) -> Option<&Path> {
+        self.0.root()
+    }
+    fn capabilities(&self) -> Vec<String> {
+        self.0.capabilities()
+    }
+    fn prepare(&self, key: &str, parent: Option<&str>, labels: &Labels) -> Result<Vec<Mount>, SnapshotError> {
+        self.0.prepare(key, parent, labels)
+    }
+    fn view(&self, key: &str, parent: Option<&str>, labels: &Labels) -> Result<Vec<Mount>, SnapshotError> {
+        self.0.view(key, parent, labels)
+    }
+    fn mounts(&self, key: &str) -> Result<Vec<Mount>, SnapshotError> {
+        self.0.mounts(key)
+    }
+    fn commit(&self, name: &str, key: &str, labels: &Labels, parent: Option<&str>) -> Result<(), SnapshotError> {
+        let is_plain = self.0.stat(key).is_ok_and(|info| info.kind == SnapshotKind::Active) && self.0.stat(name).is_err();
+        if !is_plain || name.is_empty() || name.len() > 4096 || name.contains('\0') {
+            return self.0.commit(name, key, labels, parent);
+        }
+        let below = self.0.stat(key).unwrap().parent;
+        let bytes = self.layer(key);
+        let extraction = format!("extract-{name} of {key}");
+        let mounts = self.0.prepare(&extraction, below.as_deref(), &Labels::new())?;
+        let slot = self.0.layer_image(&mounts).unwrap().expect("images were asked for");
+        let slot = if parent.is_some() { slot.on_unknown() } else { slot };
+        slot.write(&bytes[..], Encoding::Plain, &Limits::default()).unwrap();
+        // Of many who commit one key, the one that removes it wins. What is refused leaves it as it was.
+        let outcome = match parent {
+            None => self.0.remove(key).and_then(|()| self.0.commit(name, &extraction, labels, None)),
+            Some(_) => self.0.commit(name, &extraction, labels, parent).and_then(|()| self.0.remove(key)),
+        };
+        if outcome.is_err() {
+            self.0.remove(&extraction).unwrap();
+        }
+        outcome
+    }
+    fn remove(&self, key: &str) -> Result<(), SnapshotError> {
+        self.0.remove(key)
+    }
+    fn stat(&self, key: &str) -> Result<SnapshotInfo, SnapshotError> {
+        self.0.stat(key)
+    }
+    fn update(&self, update: &Update) -> Result<SnapshotInfo, SnapshotError> {
+        self.0.update(update)
+    }
+    fn walk(&self, each: &mut dyn FnMut(SnapshotInfo) -> ControlFlow<()>) -> Result<(), SnapshotError> {
+        self.0.walk(each)
+    }
+    fn usage(&self, key: &str) -> Result<Usage, SnapshotError> {
+        self.0.usage(key)
+    }
+    fn cleanup(&self) -> Result<(), SnapshotError> {
+        self.0.cleanup()
+    }
+}
+
+#[test]
+fn overlayfs_with_images_passes_the_contract() {
+    if !is_root("overlayfs_with_images_passes_the_contract") {
+        return;
+    }
+    let private = Private::new();
+    let subject = Subject {
+        open: &|dir| Box::new(AsImages::open(dir)),
+        mount: &|mounts, look| private.with(mounts, |root| look(root)),
+    };
+    for case in CASES {
+        eprintln!("{}", case.name);
+        // An image takes less than the files it was made of.
+        if case.name.starts_with("usage is measured") {
+            continue;
+        }
+        (case.run)(&subject);
+    }
+}
+
+/// Unpacks a layer as an extraction does.
+fn extract(driver: &Overlay, name: &str, parent: Option<&str>, bytes: &[u8]) {
+    let key = format!("default/7/extract-1-abcd {name}");
+    let mounts = driver.prepare(&key, parent, &Labels::new()).unwrap();
+    let slot = driver.layer_image(&mounts).unwrap().expect("an image");
+    slot.write(bytes, Encoding::Detected, &Limits::default()).unwrap();
+    driver.commit(name, &key, &Labels::new(), None).unwrap();
+}
+
+fn images(dir: &Path) -> Overlay {
+    let options = Options { layer_format: LayerFormat::Erofs, ..Options::default() };
+    Overlay::open(&dir.join("overlayfs"), store(dir), options).unwrap()
+}
+
+fn mounted_below(dir: &Path) -> usize {
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    mounts.lines().filter(|line| line.split(' ').nth(4).is_some_and(|place| place.starts_with(dir.to_str().unwrap()))).count()
+}
+
+#[test]
+fn images_are_mounted_when_somebody_stands_on_them_until_they_are_removed() {
+    if !is_root("images_are_mounted_when_somebody_stands_on_them_until_they_are_removed") {
+        return;
+    }
+    let private = Private::new();
+    let dir = tempfile::tempdir().unwrap();
+    let driver = images(dir.path());
+    extract(&driver, "one", None, &Tar::default().file("a", b"1").file("b", b"1").end());
+    extract(&driver, "two", Some("one"), &Tar::default().file(".wh.a", b"").file("c", b"2").end());
+    let mounts = driver.prepare("key", Some("two"), &Labels::new()).unwrap();
+    let shown = |mounts: &[Mount]| private.with(mounts, |root| below_root(root).into_keys().collect::<Vec<_>>());
+    assert_eq!(shown(&mounts), ["b", "c"]);
+    assert_eq!(mounted_below(dir.path()), 2);
+    // As one image and the folder it is mounted on.
+    let usage = driver.usage("one").unwrap();
+    assert_eq!(usage.inodes, 2);
+    assert!(usage.size_bytes >= 8192, "{usage:?}");
+    drop(driver);
+    // After a reboot nothing is mounted; what was handed out before is whole again as soon as the driver is back.
+    for place in fs::read_dir(dir.path().join("overlayfs/snapshots")).unwrap() {
+        let _ = nix::mount::umount2(&place.unwrap().path().join("fs"), nix::mount::MntFlags::MNT_DETACH);
+    }
+    assert_eq!(mounted_below(dir.path()), 0);
+    let driver = images(dir.path());
+    assert_eq!(shown(&mounts), ["b", "c"]);
+    let view = driver.view("view", Some("one"), &Labels::new()).unwrap();
+    assert_eq!(shown(&view), ["a", "b"]);
+    // Removed while an overlay still shows it.
+    private.with(&mounts, |root| {
+        for key in ["view", "key", "two", "one"] {
+            driver.remove(key).unwrap();
+        }
+        assert_eq!(fs::read(root.join("c")).unwrap(), b"2");
+    });
+    assert_eq!(mounted_below(dir.path()), 0);
+    assert_eq!(fs::read_dir(dir.path().join("overlayfs/snapshots")).unwrap().count(), 0);
+}
+
+#[test]
+fn who_asks_for_the_mounts_of_an_extraction_gets_files() {
+    if !is_root("who_asks_for_the_mounts_of_an_extraction_gets_files") {
+        return;
+    }
+    let private = Private::new();
+    let dir = tempfile::tempdir().unwrap();
+    let driver = images(dir.path());
+    extract(&driver, "one", None, &Tar::default().file("a", b"1").dir("d").file("d/x", b"1").end());
+    let mounts = driver.prepare("extract-2 two", Some("one"), &Labels::new()).unwrap();
+    let slot = driver.layer_image(&mounts).unwrap().unwrap();
+    let layer = Tar::default().file(".wh.a", b"").file("d/.wh..wh..opq", b"").file("c", b"2").hard_link("e", "c").end();
+    slot.write(&layer[..], Encoding::Plain, &Limits::default()).unwrap();
+    assert_eq!(driver.mounts("extract-2 two").unwrap(), mounts);
+    let shown = private.with(&mounts, |root| {
+        fs::write(root.join("more"), "3").unwrap();
+        below_root(root).into_keys().collect::<Vec<_>>()
+    });
+    assert_eq!(shown, ["c", "d", "e", "more"]);
+    // From now on it is a snapshot like any other.
+    assert!(driver.layer_image(&mounts).unwrap().is_none());
+    driver.commit("two", "extract-2 two", &Labels::new(), None).unwrap();
+    let view = driver.view("view", Some("two"), &Labels::new()).unwrap();
+    assert_eq!(private.with(&view, |root| below_root(root).into_keys().collect::<Vec<_>>()), ["c", "d", "e", "more"]);
+    // Others were never meant to be images.
+    let plain = driver.prepare("key", Some("two"), &Labels::new()).unwrap();
+    assert!(driver.layer_image(&plain).unwrap().is_none());
+    assert!(driver.layer_image(&view).unwrap().is_none());
+    for key in ["key", "view", "two", "one"] {
+        driver.remove(key).unwrap();
+    }
+    assert_eq!(mounted_below(dir.path()), 0);
+}
+
+#[test]
+fn an_image_that_gets_its_parent_late_looks_the_same() {
+    if !is_root("an_image_that_gets_its_parent_late_looks_the_same") {
+        return;
+    }
+    let private = Private::new();
+    let dir = tempfile::tempdir().unwrap();
+    let driver = images(dir.path());
+    let base = Tar::default()
+        .head(&Head { name: "d", kind: b'5', mode: 0o711, uid: 7, gid: 8, mtime: 1000, ..Head::default() })
+        .file("d/old", b"")
+        .head(&Head { name: ".", kind: b'5', mode: 0o1755, uid: 3, gid: 4, mtime: 2000, ..Head::default() })
+        .pax(&[("SCHILY.xattr.user.key", b"v")])
+        .dir("with-attributes")
+        .end();
+    extract(&driver, "base", None, &base);
+    let late = |name: &str, bytes: &[u8]| {
+        let key = format!("extract-1 {name}");
+        let mounts = driver.prepare(&key, None, &Labels::new()).unwrap();
+        let slot = driver.layer_image(&mounts).unwrap().unwrap().on_unknown();
+        slot.write(bytes, Encoding::Plain, &Limits::default()).unwrap();
+        driver.commit(name, &key, &Labels::new(), Some("base"))
+    };
+    late("next", &Tar::default().file("d/new", b"").file("d/.wh.old", b"").end()).unwrap();
+    let view = driver.view("view", Some("next"), &Labels::new()).unwrap();
+    private.with(&view, |root| {
+        let lines = describe(root);
+        assert_eq!(lines["d"], "dir 711 7:8 1000.000000000");
+        assert_eq!(lines[""], "dir 1755 3:4 2000.000000000");
+        assert!(!lines.contains_key("d/old"));
+    });
+    // An image has no room for what it did not know of.
+    let error = late("attributes", &Tar::default().file("with-attributes/new", b"").end()).unwrap_err();
+    assert!(matches!(error, SnapshotError::CannotRebase { .. }), "{error}");
+    for key in ["extract-1 attributes", "view", "next", "base"] {
+        driver.remove(key).unwrap();
+    }
+    assert_eq!(mounted_below(dir.path()), 0);
 }
 
 #[test]

@@ -13,8 +13,10 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, mknodat, utimensat};
 use snapshotter::diff::{self, Changes, Options};
-use snapshotter::layer::{Compression, Whiteouts};
-use support::{Private, assert_same, below_root, is_root, overlay, plain, shell, stacked, unpack};
+use snapshotter::layer::{Compression, StandsOn, Whiteouts};
+use support::{
+    Private, assert_same, below_root, erofs, fsck, image, is_root, overlay, plain, shell, stacked, unpack,
+};
 
 /// One thing done to a tree. What does not fit the tree as it is, is left out.
 #[derive(Debug, Clone)]
@@ -194,6 +196,16 @@ fn check(private: &Private, before: &[Step], after: &[Step]) {
     unpack(&changes, &overlay(&dir("upper"), &[&dir("a")])).unwrap_or_else(|error| panic!("{error:?}"));
     let merged = private.with(&stacked(Some((&dir("upper"), &dir("work"))), &[&dir("a")]), below_root);
     assert_same(&without_group(&expected), &without_group(&merged), "the overlay");
+
+    // The whole tree and the same layer as images, read by the kernel.
+    image(&whole, &dir("whole.erofs"), &StandsOn::Nothing).unwrap_or_else(|error| panic!("{error:?}"));
+    fsck(&dir("whole.erofs"));
+    let shown = private.with(&erofs(&dir("whole.erofs")), below_root);
+    assert_same(&expected, &shown, "the image of the whole tree");
+    image(&changes, &dir("layer.erofs"), &StandsOn::Folders(vec![dir("a")])).unwrap_or_else(|error| panic!("{error:?}"));
+    fsck(&dir("layer.erofs"));
+    let merged = private.with(&erofs(&dir("layer.erofs")), |top| private.with(&stacked(None, &[top, &dir("a")]), below_root));
+    assert_same(&without_group(&expected), &without_group(&merged), "the image on top of what was");
 
     // That layer, written down again.
     let layer = Changes::Overlay { upper: dir("upper"), whiteouts: Whiteouts::OverlayTrusted, lowers: vec![dir("a")] };

@@ -8,7 +8,7 @@ use super::{Applied, LayerError, Limits};
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum EntryKind {
+pub(crate) enum EntryKind {
     File,
     Directory,
     Symlink,
@@ -20,29 +20,29 @@ pub(super) enum EntryKind {
 
 /// One entry, with nothing resolved or trusted yet.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) name: Vec<u8>,
-    pub(super) link: Vec<u8>,
-    pub(super) kind: EntryKind,
+pub(crate) struct Entry {
+    pub(crate) name: Vec<u8>,
+    pub(crate) link: Vec<u8>,
+    pub(crate) kind: EntryKind,
     /// The lower twelve bits.
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) mtime: Timespec,
-    pub(super) device: (i64, i64),
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    pub(super) sparse: Option<Sparse>,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: Timespec,
+    pub(crate) device: (i64, i64),
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) sparse: Option<Sparse>,
 }
 
 /// Where the data of a sparse file goes.
 #[derive(Debug)]
-pub(super) struct Sparse {
-    pub(super) segments: Vec<Segment>,
-    pub(super) size_bytes: u64,
+pub(crate) struct Sparse {
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) size_bytes: u64,
 }
 
 /// An archive that is read from front to back.
-pub(super) struct Archive<'r> {
+pub(crate) struct Archive<'r> {
     stream: Stream<'r>,
     limits: Limits,
     /// What is left of the entry's data, and the padding after it.
@@ -77,12 +77,12 @@ struct PaxSparse {
 }
 
 impl<'r> Archive<'r> {
-    pub(super) fn new(stream: Stream<'r>, limits: Limits) -> Self {
+    pub(crate) fn new(stream: Stream<'r>, limits: Limits) -> Self {
         Self { stream, limits, data_left: 0, padding: 0, extension_bytes: 0 }
     }
 
     /// The next entry; none at the end of the archive. What is left of the last entry's data is skipped.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>, LayerError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>, LayerError> {
         self.skip_data()?;
         self.stream.entry += 1;
         self.extension_bytes = 0;
@@ -120,7 +120,7 @@ impl<'r> Archive<'r> {
     }
 
     /// The next bytes of the entry's data, at most `max`; none when there are no more.
-    pub(super) fn data(&mut self, max: u64) -> Result<&[u8], LayerError> {
+    pub(crate) fn data(&mut self, max: u64) -> Result<&[u8], LayerError> {
         let wanted = self.data_left.min(max);
         if wanted == 0 {
             return Ok(&[]);
@@ -135,19 +135,19 @@ impl<'r> Archive<'r> {
     }
 
     /// The number of bytes of data that the entry has left.
-    pub(super) fn data_left(&self) -> u64 {
+    pub(crate) fn data_left(&self) -> u64 {
         self.data_left
     }
 
     /// Reads whatever follows the last entry and names the whole.
-    pub(super) fn finish(self) -> Result<Applied, LayerError> {
+    pub(crate) fn finish(self) -> Result<Applied, LayerError> {
         let entries = self.stream.entry;
         let (diff_id, size_bytes) = self.stream.finish()?;
         Ok(Applied { diff_id, size_bytes, entries })
     }
 
     /// A new message about a wrong entry.
-    pub(super) fn damaged(&self, what: impl Into<String>) -> LayerError {
+    pub(crate) fn damaged(&self, what: impl Into<String>) -> LayerError {
         LayerError::Damaged { what: what.into(), entry: self.stream.entry }
     }
 

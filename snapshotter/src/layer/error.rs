@@ -55,6 +55,18 @@ pub enum LayerError {
         /// What the system said.
         source: io::Error,
     },
+    /// The layer cannot be kept as one image; unpacked into a folder it can.
+    #[error("layer cannot be an image: {why}")]
+    NotAsImage {
+        /// What about it.
+        why: &'static str,
+    },
+    /// The layer cannot be unpacked before what it stands on is known.
+    #[error("layer cannot be unpacked before its parent is known: {why}")]
+    ParentNeeded {
+        /// What about it.
+        why: &'static str,
+    },
     /// The target itself cannot be used.
     #[error("cannot {doing} the target folder")]
     Target {
@@ -70,7 +82,8 @@ impl Classify for LayerError {
         match self {
             Self::Truncated { .. } | Self::Damaged { .. } => Kind::DataLoss,
             Self::TooMuch { .. } => Kind::ResourceExhausted,
-            Self::Refused { .. } => Kind::InvalidArgument,
+            Self::Refused { .. } | Self::ParentNeeded { .. } => Kind::InvalidArgument,
+            Self::NotAsImage { .. } => Kind::Unimplemented,
             Self::Read { source } | Self::Write { source, .. } | Self::Target { source, .. } => match io_kind(source) {
                 // A missing or present file of a layer is not a missing or present object of the caller's.
                 Kind::NotFound | Kind::AlreadyExists => Kind::Internal,

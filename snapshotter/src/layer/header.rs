@@ -2,10 +2,10 @@
 
 use rustix::fs::Timespec;
 
-pub(super) const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
 
 /// A raw header whose checksum is right.
-pub(super) struct Header<'b> {
+pub(crate) struct Header<'b> {
     block: &'b [u8; BLOCK],
     format: Format,
 }
@@ -19,10 +19,10 @@ enum Format {
 }
 
 /// Why bytes are no header.
-pub(super) type Bad = &'static str;
+pub(crate) type Bad = &'static str;
 
 impl<'b> Header<'b> {
-    pub(super) fn parse(block: &'b [u8; BLOCK]) -> Result<Self, Bad> {
+    pub(crate) fn parse(block: &'b [u8; BLOCK]) -> Result<Self, Bad> {
         let stated = number(&block[148..156]).ok_or("bad checksum field")?;
         let field = 148..156;
         let rest = || block.iter().enumerate().filter(|(at, _)| !field.contains(at)).map(|(_, byte)| *byte);
@@ -42,11 +42,11 @@ impl<'b> Header<'b> {
         Ok(Self { block, format })
     }
 
-    pub(super) fn kind(&self) -> u8 {
+    pub(crate) fn kind(&self) -> u8 {
         self.block[156]
     }
 
-    pub(super) fn name(&self) -> Vec<u8> {
+    pub(crate) fn name(&self) -> Vec<u8> {
         let name = text(&self.block[0..100]);
         let prefix = match self.format {
             Format::Ustar => text(&self.block[345..500]),
@@ -56,41 +56,41 @@ impl<'b> Header<'b> {
         if prefix.is_empty() { name.to_vec() } else { [prefix, name].join(&b'/') }
     }
 
-    pub(super) fn link(&self) -> Vec<u8> {
+    pub(crate) fn link(&self) -> Vec<u8> {
         text(&self.block[157..257]).to_vec()
     }
 
-    pub(super) fn mode(&self) -> Result<u32, Bad> {
+    pub(crate) fn mode(&self) -> Result<u32, Bad> {
         let mode = number(&self.block[100..108]).ok_or("bad mode")?;
         Ok(u32::try_from(mode & 0o7777).expect("twelve bits fit"))
     }
 
-    pub(super) fn uid(&self) -> Result<i64, Bad> {
+    pub(crate) fn uid(&self) -> Result<i64, Bad> {
         number(&self.block[108..116]).ok_or("bad owner")
     }
 
-    pub(super) fn gid(&self) -> Result<i64, Bad> {
+    pub(crate) fn gid(&self) -> Result<i64, Bad> {
         number(&self.block[116..124]).ok_or("bad group")
     }
 
-    pub(super) fn size(&self) -> Result<u64, Bad> {
+    pub(crate) fn size(&self) -> Result<u64, Bad> {
         number(&self.block[124..136]).and_then(|size| u64::try_from(size).ok()).ok_or("bad size")
     }
 
-    pub(super) fn mtime(&self) -> Result<Timespec, Bad> {
+    pub(crate) fn mtime(&self) -> Result<Timespec, Bad> {
         let tv_sec = number(&self.block[136..148]).ok_or("bad time")?;
         Ok(Timespec { tv_sec, tv_nsec: 0 })
     }
 
     /// Major and minor number, unchecked.
-    pub(super) fn device(&self) -> Result<(i64, i64), Bad> {
+    pub(crate) fn device(&self) -> Result<(i64, i64), Bad> {
         let major = number(&self.block[329..337]).ok_or("bad device number")?;
         let minor = number(&self.block[337..345]).ok_or("bad device number")?;
         Ok((major, minor))
     }
 
     /// The first data segments of an old GNU sparse file, whether more follow in blocks of their own, and the whole size.
-    pub(super) fn old_sparse(&self) -> Result<(Vec<Segment>, bool, u64), Bad> {
+    pub(crate) fn old_sparse(&self) -> Result<(Vec<Segment>, bool, u64), Bad> {
         let segments = old_sparse_segments(&self.block[386..482])?;
         let size = number(&self.block[483..495]).and_then(|size| u64::try_from(size).ok()).ok_or("bad sparse size")?;
         Ok((segments, self.block[482] != 0, size))
@@ -99,13 +99,13 @@ impl<'b> Header<'b> {
 
 /// A run of data in a sparse file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub(super) offset: u64,
-    pub(super) length: u64,
+pub(crate) struct Segment {
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
 }
 
 /// The segments of a further block of an old GNU sparse file, and whether another one follows.
-pub(super) fn old_sparse_block(block: &[u8; BLOCK]) -> Result<(Vec<Segment>, bool), Bad> {
+pub(crate) fn old_sparse_block(block: &[u8; BLOCK]) -> Result<(Vec<Segment>, bool), Bad> {
     Ok((old_sparse_segments(&block[0..504])?, block[504] != 0))
 }
 
@@ -122,7 +122,7 @@ fn old_sparse_segments(fields: &[u8]) -> Result<Vec<Segment>, Bad> {
 }
 
 /// The bytes before the first NUL.
-pub(super) fn text(field: &[u8]) -> &[u8] {
+pub(crate) fn text(field: &[u8]) -> &[u8] {
     let end = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
     &field[..end]
 }
@@ -153,13 +153,13 @@ fn number(field: &[u8]) -> Option<i64> {
 }
 
 /// One `length key=value` record of a pax header.
-pub(super) struct Record<'b> {
-    pub(super) key: &'b [u8],
-    pub(super) value: &'b [u8],
+pub(crate) struct Record<'b> {
+    pub(crate) key: &'b [u8],
+    pub(crate) value: &'b [u8],
 }
 
 /// The next record, and what follows it.
-pub(super) fn record(bytes: &[u8]) -> Result<(Record<'_>, &[u8]), Bad> {
+pub(crate) fn record(bytes: &[u8]) -> Result<(Record<'_>, &[u8]), Bad> {
     const BAD: Bad = "bad extended header";
     let space = bytes.iter().take(20).position(|byte| *byte == b' ').ok_or(BAD)?;
     let length = decimal(&bytes[..space]).and_then(|length| usize::try_from(length).ok()).ok_or(BAD)?;
@@ -175,7 +175,7 @@ pub(super) fn record(bytes: &[u8]) -> Result<(Record<'_>, &[u8]), Bad> {
 }
 
 /// A number in decimal digits and nothing else.
-pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -183,7 +183,7 @@ pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
 }
 
 /// A time in seconds with a fraction, possibly negative.
-pub(super) fn time(value: &[u8]) -> Option<Timespec> {
+pub(crate) fn time(value: &[u8]) -> Option<Timespec> {
     let (negative, value) = match value.strip_prefix(b"-") {
         Some(value) => (true, value),
         None => (false, value),

@@ -1,15 +1,16 @@
 //! Unpacks layer archives: tar, plain or compressed, into a folder and never out of it.
 
-mod archive;
+pub(crate) mod archive;
 mod encoding;
 mod error;
 mod header;
-mod path;
-mod stream;
+pub(crate) mod image;
+pub(crate) mod path;
+pub(crate) mod stream;
 mod target;
 mod tree;
-mod unpack;
-mod whiteout;
+pub(crate) mod unpack;
+pub(crate) mod whiteout;
 
 use std::io::Read;
 
@@ -21,6 +22,7 @@ use unpack::Unpacker;
 
 pub use encoding::{Compression, Encoding};
 pub use error::LayerError;
+pub use image::{ImageSlot, StandsOn, write_image};
 pub(crate) use target::split_lowers;
 pub use target::{Target, TargetError, Whiteouts};
 

@@ -5,7 +5,7 @@ const NAME_MAX: usize = 255;
 
 /// A name within the layer: names joined by single slashes, none of them `.` or `..`; empty for the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct LayerPath {
+pub(crate) struct LayerPath {
     bytes: Vec<u8>,
     /// Where the last name begins.
     last: usize,
@@ -13,7 +13,7 @@ pub(super) struct LayerPath {
 
 impl LayerPath {
     /// Reads an entry's name. A slash in front means the root of the layer; `..` may not lead above it.
-    pub(super) fn parse(name: &[u8]) -> Result<Self, &'static str> {
+    pub(crate) fn parse(name: &[u8]) -> Result<Self, &'static str> {
         if name.contains(&0) {
             return Err("its name holds a NUL");
         }
@@ -36,19 +36,19 @@ impl LayerPath {
         Ok(Self { bytes, last })
     }
 
-    pub(super) fn is_root(&self) -> bool {
+    pub(crate) fn is_root(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    pub(super) fn parent(&self) -> &[u8] {
+    pub(crate) fn parent(&self) -> &[u8] {
         &self.bytes[..self.last.saturating_sub(1)]
     }
 
-    pub(super) fn name(&self) -> &[u8] {
+    pub(crate) fn name(&self) -> &[u8] {
         &self.bytes[self.last..]
     }
 }

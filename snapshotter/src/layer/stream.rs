@@ -14,7 +14,7 @@ const COMPRESSED_BUFFER_BYTES: usize = 128 * 1024;
 /// The largest window of a zstd frame, as a power of two: what a decoder must hold in memory.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
-pub(super) struct Stream<'r> {
+pub(crate) struct Stream<'r> {
     source: Box<dyn Read + 'r>,
     /// Whether the caller's reader failed, which is no fault of the archive.
     reader_failed: Rc<Cell<bool>>,
@@ -25,11 +25,11 @@ pub(super) struct Stream<'r> {
     size_bytes: u64,
     limit_bytes: u64,
     /// The number of the entry at hand, for messages.
-    pub(super) entry: u64,
+    pub(crate) entry: u64,
 }
 
 impl<'r> Stream<'r> {
-    pub(super) fn new(reader: impl Read + 'r, encoding: Encoding, limit_bytes: u64) -> Result<Self, LayerError> {
+    pub(crate) fn new(reader: impl Read + 'r, encoding: Encoding, limit_bytes: u64) -> Result<Self, LayerError> {
         let reader_failed = Rc::new(Cell::new(false));
         let mut watched = Watched { reader, failed: Rc::clone(&reader_failed) };
         let source: Box<dyn Read + 'r> = match encoding {
@@ -68,7 +68,7 @@ impl<'r> Stream<'r> {
     }
 
     /// The next bytes, at most `max` and at least one; none at the end.
-    pub(super) fn take(&mut self, max: u64) -> Result<&[u8], LayerError> {
+    pub(crate) fn take(&mut self, max: u64) -> Result<&[u8], LayerError> {
         if self.start == self.end {
             self.fill()?;
         }
@@ -80,7 +80,7 @@ impl<'r> Stream<'r> {
     }
 
     /// Fills `block` as far as the archive goes and says how far that is.
-    pub(super) fn read_block(&mut self, block: &mut [u8]) -> Result<usize, LayerError> {
+    pub(crate) fn read_block(&mut self, block: &mut [u8]) -> Result<usize, LayerError> {
         let mut filled = 0;
         while filled < block.len() {
             let missing = block.len() - filled;
@@ -95,7 +95,7 @@ impl<'r> Stream<'r> {
     }
 
     /// Reads to the end, so that the digest is that of the whole and the compression's own checksum was seen.
-    pub(super) fn finish(mut self) -> Result<(Digest, u64), LayerError> {
+    pub(crate) fn finish(mut self) -> Result<(Digest, u64), LayerError> {
         while !self.take(u64::MAX)?.is_empty() {}
         Ok((self.hasher.finish(), self.size_bytes))
     }

@@ -25,19 +25,31 @@ use crate::fs::{
 };
 
 /// The widths of the kernel's device numbers (`MINORBITS`).
-const MAX_MAJOR: i64 = (1 << 12) - 1;
-const MAX_MINOR: i64 = (1 << 20) - 1;
+pub(crate) const MAX_MAJOR: i64 = (1 << 12) - 1;
+pub(crate) const MAX_MINOR: i64 = (1 << 20) - 1;
 
 /// A step on the disk that failed: what was being done, and what the system said.
-pub(super) struct Failure {
-    pub(super) doing: &'static str,
-    pub(super) cause: Cause,
+pub(crate) struct Failure {
+    pub(crate) doing: &'static str,
+    pub(crate) cause: Cause,
 }
 
-pub(super) enum Cause {
+pub(crate) enum Cause {
     System(io::Error),
     Refused(String),
     Layer(LayerError),
+}
+
+impl Failure {
+    /// What to tell of it, for the entry of that name.
+    pub(crate) fn of(self, name: &[u8]) -> LayerError {
+        let name = String::from_utf8_lossy(name).into_owned();
+        match self.cause {
+            Cause::System(source) => LayerError::Write { doing: self.doing, name, source },
+            Cause::Refused(why) => LayerError::Refused { name, why },
+            Cause::Layer(error) => error,
+        }
+    }
 }
 
 impl From<LayerError> for Failure {
@@ -47,7 +59,7 @@ impl From<LayerError> for Failure {
 }
 
 /// Names what was being done when a call failed.
-pub(super) trait Doing<T> {
+pub(crate) trait Doing<T> {
     fn doing(self, doing: &'static str) -> Result<T, Failure>;
 }
 
@@ -57,7 +69,7 @@ impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
     }
 }
 
-pub(super) fn refused(why: impl Into<String>) -> Failure {
+pub(crate) fn refused(why: impl Into<String>) -> Failure {
     Failure { doing: "unpack", cause: Cause::Refused(why.into()) }
 }
 
@@ -68,10 +80,10 @@ struct Later {
     default_acl: Option<Vec<u8>>,
 }
 
-pub(super) struct Unpacker {
+pub(crate) struct Unpacker {
     pub(super) tree: Tree,
-    pub(super) whiteouts: Whiteouts,
-    pub(super) lowers: Lowers,
+    pub(crate) whiteouts: Whiteouts,
+    pub(crate) lowers: Lowers,
     /// The bits that the kernel takes from every new mode.
     umask: u32,
     /// Who new files belong to, if nothing is done about it.
@@ -85,7 +97,7 @@ pub(super) struct Unpacker {
 }
 
 impl Unpacker {
-    pub(super) fn new(target: &Target) -> Result<Self, LayerError> {
+    pub(crate) fn new(target: &Target) -> Result<Self, LayerError> {
         let open = |source| LayerError::Target { doing: "open", source };
         let overlay = (target.whiteouts != Whiteouts::Delete).then(|| target.whiteouts.prefix());
         Ok(Self {
@@ -101,19 +113,12 @@ impl Unpacker {
     }
 
     /// Unpacks one entry, whose data `archive` yields next.
-    pub(super) fn entry(&mut self, entry: &Entry, archive: &mut Archive<'_>) -> Result<(), LayerError> {
-        self.try_entry(entry, archive).map_err(|failure| {
-            let name = String::from_utf8_lossy(&entry.name).into_owned();
-            match failure.cause {
-                Cause::System(source) => LayerError::Write { doing: failure.doing, name, source },
-                Cause::Refused(why) => LayerError::Refused { name, why },
-                Cause::Layer(error) => error,
-            }
-        })
+    pub(crate) fn entry(&mut self, entry: &Entry, archive: &mut Archive<'_>) -> Result<(), LayerError> {
+        self.try_entry(entry, archive).map_err(|failure| failure.of(&entry.name))
     }
 
     /// Does what has to wait until every entry is there.
-    pub(super) fn finish(&mut self) -> Result<(), LayerError> {
+    pub(crate) fn finish(&mut self) -> Result<(), LayerError> {
         for Later { path, time, default_acl } in std::mem::take(&mut self.later) {
             let set = || -> io::Result<()> {
                 // Something else may have taken its place.
@@ -300,6 +305,9 @@ impl Unpacker {
             self.tree.mark(&upper, target.name());
             there = look(&upper, target.name()).doing("find the target of")?;
             source = Some(upper);
+        }
+        if there.is_none() && self.is_parent_unknown() {
+            return Err(LayerError::ParentNeeded { why: "it links to a file which is nowhere in it" }.into());
         }
         let (Some(source), Some(stat)) = (source, there) else { return Err(missing()) };
         if file_type(&stat) == FileType::Directory {

@@ -17,21 +17,47 @@ const PREFIX: &[u8] = b".wh.";
 const META_PREFIX: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
+/// What a name that begins as whiteouts do says of the layers below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whiteout<'p> {
+    /// This name in the same folder is gone.
+    Name(&'p [u8]),
+    /// Everything in the same folder is gone.
+    All,
+    /// Nothing, to anybody but aufs.
+    Meaningless,
+}
+
+impl<'p> Whiteout<'p> {
+    /// Reads a path; none for one that is not about the layers below.
+    pub(crate) fn of(path: &'p LayerPath) -> Result<Option<Self>, &'static str> {
+        let name = path.name();
+        if name == OPAQUE {
+            return Ok(Some(Self::All));
+        }
+        if name.starts_with(META_PREFIX) {
+            tracing::debug!(name = %String::from_utf8_lossy(path.bytes()), "metadata of aufs left out");
+            return Ok(Some(Self::Meaningless));
+        }
+        if let Some(gone) = name.strip_prefix(PREFIX) {
+            return match gone {
+                b"" | b"." | b".." => Err("it is a whiteout of nothing"),
+                gone => Ok(Some(Self::Name(gone))),
+            };
+        }
+        let within = path.parent().split(|byte| *byte == b'/').any(|name| name.starts_with(META_PREFIX));
+        Ok(within.then_some(Self::Meaningless))
+    }
+}
+
 impl Unpacker {
     /// Does what a whiteout asks for; says whether `path` is one at all.
     pub(super) fn whiteout(&mut self, path: &LayerPath) -> Result<bool, Failure> {
-        let name = path.name();
-        if name == OPAQUE {
-            self.hide_all(path.parent())?;
-        } else if name.starts_with(META_PREFIX) {
-            tracing::debug!(name = %String::from_utf8_lossy(path.bytes()), "metadata of aufs left out");
-        } else if let Some(gone) = name.strip_prefix(PREFIX) {
-            if matches!(gone, b"" | b"." | b"..") {
-                return Err(refused("it is a whiteout of nothing"));
-            }
-            self.hide(path.parent(), gone)?;
-        } else {
-            return Ok(path.parent().split(|byte| *byte == b'/').any(|name| name.starts_with(META_PREFIX)));
+        match Whiteout::of(path).map_err(refused)? {
+            None => return Ok(false),
+            Some(Whiteout::All) => self.hide_all(path.parent())?,
+            Some(Whiteout::Name(gone)) => self.hide(path.parent(), gone)?,
+            Some(Whiteout::Meaningless) => {}
         }
         Ok(true)
     }

@@ -23,6 +23,16 @@ pub(super) fn work(snapshot: &Path) -> PathBuf {
     snapshot.join(WORK)
 }
 
+/// The layer of a snapshot, where it is one image.
+pub(super) fn image(snapshot: &Path) -> PathBuf {
+    snapshot.join(crate::layer::image::IMAGE)
+}
+
+/// Where an image is mounted to be copied.
+pub(super) fn look(snapshot: &Path) -> PathBuf {
+    snapshot.join("look")
+}
+
 /// Opens the folder of the snapshot's own files.
 pub(super) fn open_fs(snapshot: &OwnedFd) -> io::Result<OwnedFd> {
     open_folder(snapshot, FS.as_bytes())

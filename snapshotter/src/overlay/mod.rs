@@ -7,9 +7,20 @@
 //!
 //! An active snapshot's folder is not synced when it is made: it is empty, so [`Overlay::open`] makes it again if a crash took it.
 //! A commit syncs the whole filesystem once, before the record says that the snapshot is committed.
+//!
+//! A layer that is unpacked as a whole, by [`Snapshotter::layer_image`], can be one image instead, which costs one sync and one mount:
+//!
+//! ```text
+//! <root>/snapshots/<number>/layer.erofs   the changes
+//!                          /fs            where the image is mounted once somebody stands on it
+//! ```
+//!
+//! Clients cannot tell: the folder `fs` shows the same files either way.
 
 mod dirs;
 mod host;
+mod image;
+mod images;
 mod mounts;
 
 use std::ops::ControlFlow;
@@ -23,16 +34,30 @@ use store::record::BackendSnapshotRecord;
 use crate::folders::Folders;
 use crate::fs::xattrs::{OverlayPrefix, is_opaque};
 use crate::fs::{Lowers, dress_marked, usage};
+use crate::layer::ImageSlot;
 use crate::records::{self, Commit, New, Records};
 use crate::{CAPABILITY_REBASE, SnapshotError, Snapshotter, Update};
 
 pub use host::Host;
+use images::Images;
 
 /// The name that clients choose this driver by.
 pub const NAME: &str = "overlayfs";
 
 /// Labels by which a client asks for other owners of files than those on disk.
 const REMAP_LABELS: [&str; 2] = ["containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping"];
+
+/// How the layers of images are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum LayerFormat {
+    /// As images where the kernel mounts such, as folders elsewhere.
+    Auto,
+    /// As images, or not at all.
+    Erofs,
+    /// As folders.
+    #[default]
+    Dir,
+}
 
 /// How to run the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,11 +66,13 @@ pub struct Options {
     pub mount_options: Vec<String>,
     /// What the machine's overlayfs is like.
     pub host: Host,
+    /// How the layers of images are kept.
+    pub layer_format: LayerFormat,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { mount_options: Vec::new(), host: Host::probe() }
+        Self { mount_options: Vec::new(), host: Host::probe(), layer_format: LayerFormat::default() }
     }
 }
 
@@ -54,6 +81,7 @@ pub struct Overlay {
     root: PathBuf,
     records: Records,
     folders: Folders,
+    images: Images,
     options: Options,
 }
 
@@ -64,7 +92,10 @@ impl Overlay {
     /// When the folder cannot be used, or the records cannot be read.
     pub fn open(root: &Path, store: Store, options: Options) -> Result<Self, SnapshotError> {
         let folders = Folders::open(root, store.clone(), NAME)?;
-        let driver = Self { root: root.to_owned(), records: Records::new(store, NAME), folders, options };
+        // Attributes of overlayfs in an image are root's.
+        let format = if options.host.in_user_namespace { LayerFormat::Dir } else { options.layer_format };
+        let images = Images::new(root, format);
+        let driver = Self { root: root.to_owned(), records: Records::new(store, NAME), folders, images, options };
         driver.restore()?;
         Ok(driver)
     }
@@ -82,11 +113,17 @@ impl Overlay {
     }
 
     fn restore_one(&self, key: &str, record: &BackendSnapshotRecord) -> Result<(), SnapshotError> {
+        // Somebody may still have the mounts that were handed out before.
+        let chain = self.records.chain(record.parent.as_deref())?;
+        if let Err(error) = self.images.show(&self.folders, &chain) {
+            // The others are not to suffer for it; whoever asks for these mounts is told.
+            tracing::error!(%key, error = &error as &dyn std::error::Error, "layer of a snapshot cannot be mounted");
+            return Ok(());
+        }
         if dirs::is_whole(&self.folders.path(record.id), record.kind, record.parent.is_some()) {
             return Ok(());
         }
         tracing::warn!(%key, snapshot = record.id, "folder of a snapshot was lost and is made again");
-        let chain = self.records.chain(record.parent.as_deref())?;
         let folder = self.folders.restore(record.id)?;
         self.make_dirs(&folder, record.id, record.kind, &chain)
     }
@@ -103,6 +140,7 @@ impl Overlay {
         }
         self.records.check_new(key)?;
         let chain = self.records.chain(parent)?;
+        self.images.show(&self.folders, &chain)?;
         let claim = self.folders.claim()?;
         self.make_dirs(&claim.fd, claim.id, kind, &chain)?;
         self.records.insert(New {
@@ -115,6 +153,9 @@ impl Overlay {
         })?;
         let id = claim.id;
         claim.keep();
+        if kind == SnapshotKind::Active && image::is_extraction(key) {
+            self.images.begin(id);
+        }
         Ok(self.mounts_of(id, kind, &chain))
     }
 
@@ -162,7 +203,12 @@ impl Snapshotter for Overlay {
         if record.kind == SnapshotKind::Committed {
             return Err(SnapshotError::NotActive { key: key.to_owned() });
         }
+        if record.kind == SnapshotKind::Active {
+            // Whoever asks is going to look at the files, or to write some.
+            self.unpack_image(record.id)?;
+        }
         let chain = self.records.chain(record.parent.as_deref())?;
+        self.images.show(&self.folders, &chain)?;
         Ok(self.mounts_of(record.id, record.kind, &chain))
     }
 
@@ -176,16 +222,22 @@ impl Snapshotter for Overlay {
                 return Err(SnapshotError::CannotRebase { key: key.to_owned(), parent: parent.to_owned(), why });
             }
             let chain = self.records.chain(Some(parent))?;
+            self.images.show(&self.folders, &chain)?;
             self.settle(key, parent, record.id, &chain)?;
         }
+        if self.has_image(record.id) {
+            self.finish_image(record.id)?;
+        } else {
+            self.folders.sync()?;
+        }
         let usage = self.usage_of(&record)?;
-        self.folders.sync()?;
         let (name, new_parent) = (name.to_owned(), parent.map(str::to_owned));
         self.records.commit(key, record.id, Commit { name, labels: labels.clone(), new_parent, usage })
     }
 
     fn remove(&self, key: &str) -> Result<(), SnapshotError> {
         let id = self.records.remove(key)?;
+        self.images.hide(&self.folders.path(id), id);
         self.folders.remove(id);
         Ok(())
     }
@@ -207,13 +259,27 @@ impl Snapshotter for Overlay {
     }
 
     fn cleanup(&self) -> Result<(), SnapshotError> {
-        self.folders.sweep(|| self.records.ids())
+        self.folders.sweep(|| self.records.ids(), |id| self.images.hide(&self.folders.path(id), id))
+    }
+
+    fn layer_image(&self, mounts: &[Mount]) -> Result<Option<ImageSlot>, SnapshotError> {
+        self.slot(mounts)
+    }
+
+    fn settle_files(&self, mounts: &[Mount]) -> Result<(), SnapshotError> {
+        match self.active_of(mounts) {
+            Some((id, _)) => self.unpack_image(id),
+            None => Ok(()),
+        }
     }
 }
 
 impl Overlay {
     /// Does to the files of a snapshot what had to wait until it is known what they stand on.
     fn settle(&self, key: &str, parent: &str, id: u64, chain: &[u64]) -> Result<(), SnapshotError> {
+        if self.has_image(id) {
+            return self.settle_image(key, parent, id, chain);
+        }
         let failed = |doing| SnapshotError::io(doing, self.folders.path(id));
         let fs = dirs::open_fs(&self.folders.folder(id)?).map_err(failed("open"))?;
         if is_opaque(&fs, OverlayPrefix::Trusted).map_err(failed("read"))? {
@@ -231,6 +297,7 @@ impl Overlay {
             (Some(usage), _) => Ok(usage),
             // A view adds nothing to its parents.
             (None, SnapshotKind::View | SnapshotKind::Committed) => Ok(Usage::default()),
+            (None, SnapshotKind::Active) if self.has_image(record.id) => self.image_usage(record.id),
             (None, SnapshotKind::Active) => {
                 let folder = self.folders.folder(record.id)?;
                 dirs::open_fs(&folder)

@@ -57,7 +57,7 @@ mod tests {
 
     fn of(kind: SnapshotKind, parents: &[&str], host: Host) -> (String, String, String) {
         let parents: Vec<_> = parents.iter().map(PathBuf::from).collect();
-        let options = Options { mount_options: Vec::new(), host };
+        let options = Options { mount_options: Vec::new(), host, layer_format: super::super::LayerFormat::Dir };
         let [mount] = &mounts(kind, Path::new("/r/snapshots/9"), &parents, &options)[..] else { panic!("one mount") };
         (mount.kind.clone(), mount.source.clone(), mount.options.join(" "))
     }

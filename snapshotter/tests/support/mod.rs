@@ -10,7 +10,9 @@ use std::process::Command;
 
 use model::Digest;
 use rustix::fs::{lgetxattr, llistxattr};
-use snapshotter::layer::{Applied, Durability, Encoding, LayerError, Limits, Target, Whiteouts, apply};
+use snapshotter::layer::{
+    Applied, Durability, Encoding, LayerError, Limits, StandsOn, Target, Whiteouts, apply, write_image,
+};
 
 /// Whether the test can do what only root can; says so when it cannot.
 pub fn is_root(test: &str) -> bool {
@@ -119,6 +121,26 @@ pub fn overlay(dir: &Path, parents: &[&Path]) -> Target {
 
 pub fn unpack(archive: &[u8], target: &Target) -> Result<Applied, LayerError> {
     apply(archive, Encoding::Detected, target, &Limits::default(), Durability::Later)
+}
+
+/// Writes a layer as an image.
+pub fn image(archive: &[u8], file: &Path, stands_on: &StandsOn) -> Result<Applied, LayerError> {
+    let file = fs::File::options().read(true).write(true).create_new(true).open(file).unwrap();
+    write_image(archive, Encoding::Detected, &Limits::default(), file, stands_on)
+}
+
+/// A mount of an image.
+pub fn erofs(file: &Path) -> Vec<model::Mount> {
+    let source = file.to_str().unwrap().to_owned();
+    vec![model::Mount { kind: "erofs".into(), source, target: String::new(), options: vec!["ro".into()] }]
+}
+
+/// What the tools of the file system itself say of an image.
+#[track_caller]
+pub fn fsck(file: &Path) {
+    let output = Command::new("fsck.erofs").arg(file).output().expect("fsck.erofs of erofs-utils");
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && !text.contains("<E>"), "{text}");
 }
 
 /// An archive in the making. It checks nothing: wrong archives are what it is for.
