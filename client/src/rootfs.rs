@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use model::Mount;
+use model::mount_options::parse;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::ClientError;
@@ -78,19 +79,15 @@ impl Drop for Mounted {
 
 /// Performs one mount of a root filesystem, read-only. Options that are not flags are data for the filesystem.
 fn perform(one: &Mount, target: &Path) -> Result<(), ClientError> {
-    let mut flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
-    let mut data: Vec<&str> = Vec::new();
-    for option in &one.options {
-        match option.as_str() {
-            "bind" => flags |= MsFlags::MS_BIND,
-            "rbind" => flags |= MsFlags::MS_BIND | MsFlags::MS_REC,
-            "ro" | "rw" | "" => {}
-            other => data.push(other),
-        }
+    let parsed = parse(one.options.iter().map(String::as_str));
+    if let Some(option) = parsed.special.first() {
+        return Err(ClientError::Invalid(format!("mount option {option} needs more than this command can do")));
     }
+    let asked = MsFlags::from_bits_retain(parsed.flags.bits()) & (MsFlags::MS_BIND | MsFlags::MS_REC);
+    let flags = asked | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     let failed =
         |error: nix::Error| ClientError::io(format!("mount {} of type {}", one.source, one.kind))(error.into());
-    let data = data.join(",");
+    let data = parsed.data.join(",");
     let (kind, data) = (Some(one.kind.as_str()), (!data.is_empty()).then_some(data.as_bytes()));
     if !flags.contains(MsFlags::MS_BIND) {
         return mount(

@@ -3,7 +3,6 @@
 //! Mounts are made below a folder of the daemon's and taken down when the guard is dropped; what a crash left is taken down at the
 //! next start. Clients and shims mount for themselves; nothing here is for a container. It blocks.
 
-use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::Mount;
 use model::error::{Classify, Kind};
+use model::mount_options::{parse, shorten};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use tracing::warn;
@@ -188,52 +188,14 @@ fn unmount(path: &Path, flags: MntFlags) -> Result<bool, nix::Error> {
     umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW).map(|()| true)
 }
 
-/// What a list of options means: flags, and the rest for the filesystem.
-#[derive(Debug, PartialEq, Eq)]
-struct Options {
-    flags: MsFlags,
-    data: Vec<String>,
-}
-
-fn options(kind: &str, all: &[String]) -> Result<Options, MountError> {
-    let mut flags = MsFlags::empty();
-    let mut data = Vec::new();
-    for option in all.iter().filter(|option| !option.is_empty()) {
-        let (set, flag) = match option.as_str() {
-            "defaults" => continue,
-            "ro" => (true, MsFlags::MS_RDONLY),
-            "rw" => (false, MsFlags::MS_RDONLY),
-            "bind" => (true, MsFlags::MS_BIND),
-            "rbind" => (true, MsFlags::MS_BIND | MsFlags::MS_REC),
-            "nosuid" => (true, MsFlags::MS_NOSUID),
-            "suid" => (false, MsFlags::MS_NOSUID),
-            "nodev" => (true, MsFlags::MS_NODEV),
-            "dev" => (false, MsFlags::MS_NODEV),
-            "noexec" => (true, MsFlags::MS_NOEXEC),
-            "exec" => (false, MsFlags::MS_NOEXEC),
-            "noatime" => (true, MsFlags::MS_NOATIME),
-            "atime" => (false, MsFlags::MS_NOATIME),
-            "nodiratime" => (true, MsFlags::MS_NODIRATIME),
-            "diratime" => (false, MsFlags::MS_NODIRATIME),
-            "relatime" => (true, MsFlags::MS_RELATIME),
-            "norelatime" => (false, MsFlags::MS_RELATIME),
-            "strictatime" => (true, MsFlags::MS_STRICTATIME),
-            "nostrictatime" => (false, MsFlags::MS_STRICTATIME),
-            "sync" => (true, MsFlags::MS_SYNCHRONOUS),
-            "async" => (false, MsFlags::MS_SYNCHRONOUS),
-            "dirsync" => (true, MsFlags::MS_DIRSYNC),
-            other => {
-                let name = other.split('=').next().unwrap_or(other);
-                if matches!(name, "loop" | "uidmap" | "gidmap") || name.starts_with("X-") {
-                    return Err(MountError::Unsupported { kind: kind.to_owned(), what: option.clone() });
-                }
-                data.push(option.clone());
-                continue;
-            }
-        };
-        flags.set(flag, set);
+/// The flags and the data of a list of options.
+fn options(kind: &str, all: &[String]) -> Result<(MsFlags, Vec<String>), MountError> {
+    let parsed = parse(all.iter().map(String::as_str));
+    // Nothing below a mount of ours changes, so how that would spread is nobody's concern.
+    match parsed.special.into_iter().next() {
+        Some(what) => Err(MountError::Unsupported { kind: kind.to_owned(), what }),
+        None => Ok((MsFlags::from_bits_retain(parsed.flags.bits()), parsed.data)),
     }
-    Ok(Options { flags, data })
 }
 
 fn mount_one(root: &Path, one: &Mount) -> Result<(), MountError> {
@@ -241,7 +203,7 @@ fn mount_one(root: &Path, one: &Mount) -> Result<(), MountError> {
         // Types with a prefix are for a mount manager.
         return Err(MountError::Unsupported { kind: one.kind.clone(), what: one.source.clone() });
     }
-    let Options { mut flags, data } = options(&one.kind, &one.options)?;
+    let (mut flags, data) = options(&one.kind, &one.options)?;
     if one.kind == "bind" {
         flags |= MsFlags::MS_BIND;
     }
@@ -309,37 +271,19 @@ fn mount_from_common_folder(
 ) -> Result<Result<(), MountError>, nix::Error> {
     let too_long = |length| Ok(Err(MountError::TooLong { length }));
     let Some((common, shortened)) = shorten(data) else { return too_long(data.join(",").len()) };
+    let shortened = shortened.join(",");
     if shortened.len() > MAX_OPTION_BYTES {
         return too_long(shortened.len());
     }
     let mounted = std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS)?;
-            nix::unistd::chdir(&common)?;
+            nix::unistd::chdir(common.as_str())?;
             mount(Some(one.source.as_str()), place, Some(one.kind.as_str()), flags, Some(shortened.as_str()))
         });
         thread.join().unwrap_or(Err(nix::Error::EIO))
     });
     mounted.map(Ok)
-}
-
-/// The folder that all lower folders share, and the options with their names relative to it.
-fn shorten(data: &[String]) -> Option<(PathBuf, String)> {
-    let lowers = data.iter().find_map(|option| option.strip_prefix("lowerdir="))?;
-    let paths: Vec<&Path> = lowers.split(':').map(Path::new).collect();
-    let mut common = paths.first()?.parent()?;
-    while !paths.iter().all(|path| path.starts_with(common)) {
-        common = common.parent()?;
-    }
-    let relative: Option<Vec<&str>> = paths.iter().map(|path| path.strip_prefix(common).ok()?.to_str()).collect();
-    let relative = relative?;
-    if relative.iter().collect::<BTreeSet<_>>().iter().any(|name| name.is_empty()) {
-        return None;
-    }
-    let options = data.iter().map(|option| {
-        if option.starts_with("lowerdir=") { format!("lowerdir={}", relative.join(":")) } else { option.clone() }
-    });
-    Some((common.to_owned(), options.collect::<Vec<_>>().join(",")))
 }
 
 #[cfg(test)]
@@ -358,7 +302,7 @@ mod tests {
     #[test]
     fn options_are_flags_or_for_the_filesystem() {
         let read = |all: &[&str]| options("overlay", &all.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>());
-        let read = |all: &[&str]| read(all).ok().map(|options| (options.flags, options.data.join(",")));
+        let read = |all: &[&str]| read(all).ok().map(|(flags, data)| (flags, data.join(",")));
         assert_eq!(
             read(&["ro", "rbind"]),
             Some((MsFlags::MS_RDONLY | MsFlags::MS_BIND | MsFlags::MS_REC, String::new()))
@@ -369,15 +313,6 @@ mod tests {
         );
         assert_eq!(read(&["loop"]), None);
         assert_eq!(read(&["uidmap=0:1:1"]), None);
-    }
-
-    #[test]
-    fn layers_get_short_names() {
-        let data = |lower: &str| vec!["index=off".to_owned(), format!("lowerdir={lower}")];
-        let short = |lower: &str| shorten(&data(lower)).map(|(common, data)| (common.display().to_string(), data));
-        assert_eq!(short("/r/s/10/fs:/r/s/9/fs"), Some(("/r/s".into(), "index=off,lowerdir=10/fs:9/fs".into())));
-        assert_eq!(short("/a:/b"), Some(("/".into(), "index=off,lowerdir=a:b".into())));
-        assert_eq!(shorten(&["index=off".to_owned()]), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod id;
 pub mod journal;
 pub mod labels;
 pub mod mount;
+pub mod mount_options;
 pub mod platform;
 pub mod reference;
 pub mod snapshot;

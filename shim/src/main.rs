@@ -20,7 +20,6 @@ mod info;
 mod io;
 mod journal;
 mod log;
-mod mount_options;
 mod once;
 mod place;
 mod poll;

@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 
 use model::Mount;
 use model::error::{Classify, Kind};
+use model::mount_options::{MountFlags, MountOptions, parse, shorten};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::mount::OpenTreeFlags;
 
 use crate::log;
-use crate::mount_options::{Parsed, parse, shorten};
 
 /// What the kernel takes as data at most: a page, with the zero at its end.
 const MAX_DATA_BYTES: usize = 4095;
@@ -49,6 +49,14 @@ pub(crate) enum RootfsError {
         /// Their size, as short as they could be made.
         bytes: usize,
     },
+    /// An option that is more than a flag or data.
+    #[error("failed to mount rootfs component: option {option:?} of mount {kind} is not supported")]
+    Unsupported {
+        /// The filesystem.
+        kind: String,
+        /// The option.
+        option: String,
+    },
     /// The place for a mount is not there.
     #[error("failed to mount rootfs component: no target {target:?} in {}", rootfs.display())]
     Target {
@@ -66,6 +74,7 @@ impl Classify for RootfsError {
         match self {
             Self::Mount { .. } => Kind::Unknown,
             Self::TooLong { .. } => Kind::InvalidArgument,
+            Self::Unsupported { .. } => Kind::Unimplemented,
             Self::Target { source, .. } => model::error::io_kind(source),
         }
     }
@@ -86,7 +95,13 @@ pub(crate) fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<(), RootfsErr
 }
 
 fn mount_one(each: &Mount, rootfs: &Path) -> Result<(), RootfsError> {
-    let parsed = parse(each.options.iter().map(String::as_str));
+    let mut parsed = parse(each.options.iter().map(String::as_str));
+    // Kernels that have the filesystem with files in place of devices need no loop device.
+    parsed.special.retain(|option| option != "loop" || each.kind != "erofs");
+    if let Some(option) = parsed.special.into_iter().next() {
+        return Err(RootfsError::Unsupported { kind: each.kind.clone(), option });
+    }
+    parsed.special = Vec::new();
     let (_held, target) = resolve(&each.target, rootfs)?;
     let (folder, data) = fitting(each, &parsed)?;
     let failed = |source| RootfsError::Mount {
@@ -99,7 +114,7 @@ fn mount_one(each: &Mount, rootfs: &Path) -> Result<(), RootfsError> {
 }
 
 /// The data of the mount as one string, and the folder to be in when layers are named relative to it.
-fn fitting(each: &Mount, parsed: &Parsed) -> Result<(Option<String>, String), RootfsError> {
+fn fitting(each: &Mount, parsed: &MountOptions) -> Result<(Option<String>, String), RootfsError> {
     let data = parsed.data.join(",");
     if data.len() <= MAX_DATA_BYTES {
         return Ok((None, data));
@@ -140,10 +155,10 @@ fn resolve(target: &str, rootfs: &Path) -> Result<(Option<OwnedFd>, PathBuf), Ro
     Ok((Some(fd), path))
 }
 
-fn perform(each: &Mount, parsed: &Parsed, target: &Path, folder: Option<&str>, data: &str) -> io::Result<()> {
+fn perform(each: &Mount, parsed: &MountOptions, target: &Path, folder: Option<&str>, data: &str) -> io::Result<()> {
     let data = (!data.is_empty()).then(|| CString::new(data)).transpose()?;
     let kind = (!each.kind.is_empty() && each.kind != "bind").then_some(each.kind.as_str());
-    let mut flags = parsed.flags;
+    let mut flags = native(parsed.flags);
     if each.kind == "bind" {
         flags |= MsFlags::MS_BIND;
     }
@@ -170,9 +185,14 @@ fn perform(each: &Mount, parsed: &Parsed, target: &Path, folder: Option<&str>, d
         }
     }
     for propagation in &parsed.propagation {
-        mount(None::<&str>, target, None::<&str>, *propagation, None::<&str>)?;
+        mount(None::<&str>, target, None::<&str>, native(*propagation), None::<&str>)?;
     }
     Ok(())
+}
+
+/// The same flags as the kernel's binding has them.
+fn native(flags: MountFlags) -> MsFlags {
+    MsFlags::from_bits_retain(flags.bits())
 }
 
 /// Unmounts all that is on and below `rootfs`, the deepest first. Nothing mounted is no error.
