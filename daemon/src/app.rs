@@ -359,7 +359,8 @@ fn open_drivers(config: &Config, home: &Home, store: &Store) -> (Drivers, Vec<Dr
     let overlay = || {
         let root = config.overlay.root_path.clone().unwrap_or_else(|| home.snapshots(overlay::NAME));
         let mount_options = config.overlay.mount_options.clone();
-        let options = overlay::Options { mount_options, ..overlay::Options::default() };
+        let layer_format = config.overlay.layer_format;
+        let options = overlay::Options { mount_options, layer_format, ..overlay::Options::default() };
         let driver = overlay::Overlay::open(&root, store.clone(), options)?;
         Ok(Arc::new(driver) as Arc<dyn Snapshotter>)
     };

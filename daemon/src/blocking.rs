@@ -24,6 +24,16 @@ pub async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
     }
 }
 
+/// Runs `work` on the blocking pool for nobody who waits: cleaning up after a caller that is gone. Without a runtime it runs at once.
+pub fn detach(work: impl FnOnce() + Send + 'static) {
+    let span = Span::current();
+    match tokio::runtime::Handle::try_current() {
+        // It ends by itself.
+        Ok(runtime) => drop(runtime.spawn_blocking(move || span.in_scope(work))),
+        Err(_) => work(),
+    }
+}
+
 /// The handle through which a search gives what it finds.
 #[derive(Debug)]
 pub struct Found<T> {

@@ -15,6 +15,7 @@ mod lease;
 mod local;
 mod locks;
 pub mod names;
+pub mod operations;
 pub mod progress;
 pub mod pull;
 pub mod push;
@@ -22,18 +23,27 @@ pub mod registry;
 mod resolve;
 mod tree;
 mod unpack;
+pub mod verifier;
 
 use std::num::NonZero;
 use std::sync::Arc;
 
 use model::Namespace;
 use model::platform::Platform;
+use model::reference::Reference;
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use crate::meta::Meta;
 use crate::namespaces::Namespaces;
 use locks::Locks;
+use operations::Operations;
+use registry::auth::Asker;
+use registry::client::{Options, Patience, Purpose, Remote};
+use registry::hosts::Sources;
+use registry::scheme::Scheme;
+use registry::trace::Trace;
+use verifier::Verifiers;
 
 pub use error::TransferError;
 pub use unpack::Unpack;
@@ -47,11 +57,53 @@ pub struct Settings {
     pub uploads: usize,
     /// The snapshotter that is meant where a client names none.
     pub snapshotter: String,
+    /// How large blobs are fetched.
+    pub chunks: Chunks,
+    /// Where registries are found by clients of the transfer service.
+    pub hosts: Sources,
+    /// Where they are found by the Kubernetes interface.
+    pub cri_hosts: Sources,
+    /// How long registries are waited for.
+    pub patience: Patience,
+    /// Who has a say in which images are taken.
+    pub verifiers: Verifiers,
+}
+
+/// How a large blob is cut into parts that are fetched at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunks {
+    /// The size of a part, in bytes; not 0.
+    pub bytes: u64,
+    /// How many of one blob are fetched at a time; 1 is one stream.
+    pub parallel: usize,
+}
+
+impl Default for Chunks {
+    fn default() -> Self {
+        Self { bytes: 2 << 20, parallel: 4 }
+    }
+}
+
+impl Chunks {
+    /// The length of the part at `at` of a blob of `size` bytes, if it is to be fetched in parts.
+    fn part(self, wanted: bool, at: u64, size: u64) -> Option<u64> {
+        let worth = size.saturating_sub(at) >= self.bytes.saturating_mul(2);
+        (wanted && worth && self.parallel > 1).then_some(self.bytes)
+    }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { downloads: 3, uploads: 3, snapshotter: "overlayfs".to_owned() }
+        Self {
+            downloads: 3,
+            uploads: 3,
+            snapshotter: "overlayfs".to_owned(),
+            chunks: Chunks::default(),
+            hosts: Sources::default(),
+            cri_hosts: Sources::default(),
+            patience: Patience::default(),
+            verifiers: Verifiers::default(),
+        }
     }
 }
 
@@ -64,8 +116,12 @@ pub struct Images {
     locks: Locks,
     /// How many blobs may still be fetched, of all pulls: each takes a thread that writes.
     downloads: Arc<Semaphore>,
+    /// How much of parts of blobs may still wait for its turn, in KiB.
+    chunk_kib: Arc<Semaphore>,
     /// How many layers may still be unpacked, of all images: more than there are processors are no faster.
     extractions: Arc<Semaphore>,
+    /// How many more may be while they arrive, which mostly wait.
+    followers: Arc<Semaphore>,
 }
 
 /// The most blobs that are fetched at a time, whoever wants them.
@@ -73,6 +129,9 @@ const MAX_DOWNLOADS: usize = 64;
 
 /// The least number of layers that may be unpacked at a time, on however few processors.
 const MIN_EXTRACTIONS: usize = 2;
+
+/// The most layers that are unpacked while they arrive.
+const MAX_FOLLOWERS: usize = 3;
 
 impl Images {
     /// Moves the images of `meta`.
@@ -83,7 +142,9 @@ impl Images {
             settings,
             locks: Locks::default(),
             downloads: Arc::new(Semaphore::new(MAX_DOWNLOADS)),
+            chunk_kib: Arc::new(Semaphore::new(MAX_CHUNK_KIB as usize)),
             extractions: Arc::new(Semaphore::new(processors.max(MIN_EXTRACTIONS))),
+            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
         }
     }
 }
@@ -124,4 +185,10 @@ pub struct Wanted {
     pub references: Vec<names::Naming>,
     /// What to unpack.
     pub unpacks: Vec<Unpack>,
+    /// Whether to take also the documents of other platforms.
+    pub all_metadata: bool,
+    /// How many manifests of an index at most; `None` is all.
+    pub manifest_limit: Option<usize>,
+    /// Whether to compress layers of an archive that are not.
+    pub compress: bool,
 }

@@ -9,9 +9,9 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use model::error::{Classify, Kind};
 use model::snapshot::{SnapshotInfo, SnapshotKind, Usage};
 use model::{Labels, Mount};
-use model::error::{Classify, Kind};
 use snapshotter::contract::{CASES, Subject};
 use snapshotter::copy::Native;
 use snapshotter::diff::{self, Changes};
@@ -97,7 +97,8 @@ impl Snapshotter for AsImages {
         self.0.mounts(key)
     }
     fn commit(&self, name: &str, key: &str, labels: &Labels, parent: Option<&str>) -> Result<(), SnapshotError> {
-        let is_plain = self.0.stat(key).is_ok_and(|info| info.kind == SnapshotKind::Active) && self.0.stat(name).is_err();
+        let is_plain =
+            self.0.stat(key).is_ok_and(|info| info.kind == SnapshotKind::Active) && self.0.stat(name).is_err();
         if !is_plain || name.is_empty() || name.len() > 4096 || name.contains('\0') {
             return self.0.commit(name, key, labels, parent);
         }
@@ -174,7 +175,10 @@ fn images(dir: &Path) -> Overlay {
 
 fn mounted_below(dir: &Path) -> usize {
     let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
-    mounts.lines().filter(|line| line.split(' ').nth(4).is_some_and(|place| place.starts_with(dir.to_str().unwrap()))).count()
+    mounts
+        .lines()
+        .filter(|line| line.split(' ').nth(4).is_some_and(|place| place.starts_with(dir.to_str().unwrap())))
+        .count()
 }
 
 #[test]

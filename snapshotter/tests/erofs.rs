@@ -40,8 +40,11 @@ fn rooted(mut lines: std::collections::BTreeMap<String, String>) -> std::collect
 fn contents(lines: &std::collections::BTreeMap<String, String>) -> std::collections::BTreeMap<String, String> {
     // Its version in Debian 12 leaves out the end of a file that is a hole.
     let is_sparse = |name: &str| matches!(name, "hole" | "sparse");
-    let kept = lines.iter().filter(|(name, line)| !is_sparse(name) && (line.starts_with("file") || line.starts_with("dir")));
-    let what = |line: &String| line.split(' ').take(if line.starts_with("file") { 3 } else { 1 }).collect::<Vec<_>>().join(" ");
+    let kept =
+        lines.iter().filter(|(name, line)| !is_sparse(name) && (line.starts_with("file") || line.starts_with("dir")));
+    let what = |line: &String| {
+        line.split(' ').take(if line.starts_with("file") { 3 } else { 1 }).collect::<Vec<_>>().join(" ")
+    };
     kept.map(|(name, line)| (name.clone(), what(line))).collect()
 }
 
@@ -98,8 +101,8 @@ fn a_large_attribute_and_access_lists_are_kept() {
     let private = Private::new();
     let temp = tempfile::tempdir().unwrap();
     let acl: &[u8] = &[
-        2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 5, 0, 232, 3, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255, 16, 0, 5, 0,
-        255, 255, 255, 255, 32, 0, 5, 0, 255, 255, 255, 255,
+        2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 5, 0, 232, 3, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255, 16, 0, 5,
+        0, 255, 255, 255, 255, 32, 0, 5, 0, 255, 255, 255, 255,
     ];
     let large = vec![b'v'; 20_000];
     let archive = Tar::default()

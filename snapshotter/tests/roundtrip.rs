@@ -14,9 +14,7 @@ use proptest::test_runner::{Config, TestRunner};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, mknodat, utimensat};
 use snapshotter::diff::{self, Changes, Options};
 use snapshotter::layer::{Compression, StandsOn, Whiteouts};
-use support::{
-    Private, assert_same, below_root, erofs, fsck, image, is_root, overlay, plain, shell, stacked, unpack,
-};
+use support::{Private, assert_same, below_root, erofs, fsck, image, is_root, overlay, plain, shell, stacked, unpack};
 
 /// One thing done to a tree. What does not fit the tree as it is, is left out.
 #[derive(Debug, Clone)]
@@ -202,9 +200,11 @@ fn check(private: &Private, before: &[Step], after: &[Step]) {
     fsck(&dir("whole.erofs"));
     let shown = private.with(&erofs(&dir("whole.erofs")), below_root);
     assert_same(&expected, &shown, "the image of the whole tree");
-    image(&changes, &dir("layer.erofs"), &StandsOn::Folders(vec![dir("a")])).unwrap_or_else(|error| panic!("{error:?}"));
+    image(&changes, &dir("layer.erofs"), &StandsOn::Folders(vec![dir("a")]))
+        .unwrap_or_else(|error| panic!("{error:?}"));
     fsck(&dir("layer.erofs"));
-    let merged = private.with(&erofs(&dir("layer.erofs")), |top| private.with(&stacked(None, &[top, &dir("a")]), below_root));
+    let merged =
+        private.with(&erofs(&dir("layer.erofs")), |top| private.with(&stacked(None, &[top, &dir("a")]), below_root));
     assert_same(&without_group(&expected), &without_group(&merged), "the image on top of what was");
 
     // That layer, written down again.

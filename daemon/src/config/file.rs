@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use snapshotter::overlay::LayerFormat;
 use toml::{Table, Value};
 
 use super::schema::{self, Fate};
@@ -254,6 +255,12 @@ impl Document {
         config.overlay.root_path = overlay.map(PathBuf::from);
         let options = self.value(&["plugins", "io.containerd.snapshotter.v1.overlayfs", "mount_options"]);
         config.overlay.mount_options = texts(options);
+        config.overlay.layer_format =
+            match self.text(&["plugins", "io.containerd.snapshotter.v1.overlayfs", "layer_format"]) {
+                Some("erofs") => LayerFormat::Erofs,
+                Some("dir") => LayerFormat::Dir,
+                _ => LayerFormat::Auto,
+            };
         let sharing = self.text(&["plugins", "io.containerd.metadata.v1.bolt", "content_sharing_policy"]);
         config.isolated_content = sharing == Some("isolated");
         let sockets = self.text(&["plugins", "io.containerd.shim.v1.manager", "socket_dir"]);

@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use snapshotter::overlay::LayerFormat;
+
 pub use file::{ConfigError, Document, Warning};
 
 /// The longest path of a socket that every client can dial, in bytes.
@@ -156,12 +158,20 @@ pub struct Transfer {
 }
 
 /// The snapshotter `overlayfs`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overlay {
     /// Its folder, where it is not below the daemon's root.
     pub root_path: Option<PathBuf>,
     /// More options for each overlay mount.
     pub mount_options: Vec<String>,
+    /// How the layers of images are kept.
+    pub layer_format: LayerFormat,
+}
+
+impl Default for Overlay {
+    fn default() -> Self {
+        Self { root_path: None, mount_options: Vec::new(), layer_format: LayerFormat::Auto }
+    }
 }
 
 /// How shims are started.

@@ -114,6 +114,7 @@ const ROWS: &[Row] = &[
     (&["plugins", SNAPSHOTTER, "upperdir_label"], Unsupported(OVERLAY)),
     (&["plugins", SNAPSHOTTER, "sync_remove"], Unsupported("removal is always complete when it is answered")),
     (&["plugins", SNAPSHOTTER, "slow_chown"], Unsupported(OVERLAY)),
+    (&["plugins", SNAPSHOTTER, "layer_format"], Honoured(Type::OneOf(&["", "auto", "erofs", "dir"]))),
     (&["plugins", SNAPSHOTTER, "mount_options"], Honoured(Type::Texts)),
     (&["plugins", "io.containerd.shim.v1.manager", "env"], Honoured(Type::Texts)),
     (&["plugins", "io.containerd.shim.v1.manager", "socket_dir"], Honoured(Type::Text)),

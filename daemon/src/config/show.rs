@@ -1,5 +1,6 @@
 //! The configuration as a file: what `config default` and `config dump` print.
 
+use snapshotter::overlay::LayerFormat;
 use toml::{Table, Value};
 
 use super::{Config, Engine, Format, Socket};
@@ -48,6 +49,12 @@ impl Config {
         set(table, &["plugins", "io.containerd.snapshotter.v1.overlayfs", "root_path"], text(&root));
         let options = texts(&self.overlay.mount_options);
         set(table, &["plugins", "io.containerd.snapshotter.v1.overlayfs", "mount_options"], options);
+        let format = match self.overlay.layer_format {
+            LayerFormat::Auto => "auto",
+            LayerFormat::Erofs => "erofs",
+            LayerFormat::Dir => "dir",
+        };
+        set(table, &["plugins", "io.containerd.snapshotter.v1.overlayfs", "layer_format"], text(&format));
         let sharing = if self.isolated_content { "isolated" } else { "shared" };
         set(table, &["plugins", "io.containerd.metadata.v1.bolt", "content_sharing_policy"], text(&sharing));
         set(table, &["plugins", "io.containerd.shim.v1.manager", "env"], texts(&self.shims.env));

@@ -6,7 +6,7 @@
 //!      └───starts_over──────┘   what was read before is void
 //! ```
 //!
-//! Whoever fetches a blob says how far it is with [`Arriving`]; whoever unpacks it waits, or follows the file with [`Follower`].
+//! Whoever fetches a blob says how far it is with [`Arriving`]; whoever unpacks it waits, or follows the file with [`Follow`].
 //! Bytes that are followed are not verified yet: what is made of them counts only once the blob is [`Arrival::Whole`].
 
 use std::collections::HashMap;
@@ -115,6 +115,34 @@ impl Arriving {
     }
 }
 
+/// How to read a blob while it arrives.
+pub(super) struct Follow {
+    at: watch::Receiver<Arrival>,
+    runtime: Handle,
+    size_bytes: u64,
+    given_up: CancellationToken,
+}
+
+impl Follow {
+    /// Follows a blob of `size_bytes`, until `given_up` is cancelled. To be called within the runtime.
+    pub(super) fn new(at: watch::Receiver<Arrival>, size_bytes: u64, given_up: CancellationToken) -> Self {
+        Self { at, runtime: Handle::current(), size_bytes, given_up }
+    }
+
+    /// Begins at the first byte.
+    pub(super) fn reader(&self) -> Follower {
+        Follower {
+            at: self.at.clone(),
+            runtime: self.runtime.clone(),
+            size_bytes: self.size_bytes,
+            next: 0,
+            file: None,
+            there: 0,
+            given_up: self.given_up.clone(),
+        }
+    }
+}
+
 /// Reads a blob while it arrives. It blocks; not for a thread of the runtime.
 pub(super) struct Follower {
     at: watch::Receiver<Arrival>,
@@ -129,11 +157,6 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    /// Follows a blob of `size_bytes`, until `given_up` is cancelled. To be called within the runtime.
-    pub(super) fn new(at: watch::Receiver<Arrival>, size_bytes: u64, given_up: CancellationToken) -> Self {
-        Self { at, runtime: Handle::current(), size_bytes, next: 0, file: None, there: 0, given_up }
-    }
-
     /// Waits until there is more to read.
     fn wait(&mut self) -> io::Result<()> {
         while self.next >= self.there {
@@ -213,7 +236,7 @@ mod tests {
     async fn bytes_are_read_as_they_come() {
         let (arrivals, digest, reader, mut file) = growing();
         let blob = arrivals.arriving(&digest).unwrap();
-        let mut follower = Follower::new(blob.watch(), 6, CancellationToken::new());
+        let mut follower = Follow::new(blob.watch(), 6, CancellationToken::new()).reader();
         file.write_all(b"abc").unwrap();
         blob.grows(&reader, 3);
         let (mut follower, first) = tokio::task::spawn_blocking(move || {
@@ -239,18 +262,18 @@ mod tests {
         let blob = arrivals.arriving(&digest).unwrap();
         file.write_all(b"abc").unwrap();
         blob.grows(&reader, 3);
-        let mut follower = Follower::new(blob.watch(), 6, CancellationToken::new());
+        let mut follower = Follow::new(blob.watch(), 6, CancellationToken::new()).reader();
         let reading = tokio::task::spawn_blocking(move || follower.read_to_end(&mut Vec::new()));
         blob.starts_over();
         assert!(reading.await.unwrap().is_err());
 
         let given_up = CancellationToken::new();
-        let mut follower = Follower::new(blob.watch(), 6, given_up.clone());
+        let mut follower = Follow::new(blob.watch(), 6, given_up.clone()).reader();
         let reading = tokio::task::spawn_blocking(move || follower.read_to_end(&mut Vec::new()));
         given_up.cancel();
         assert!(reading.await.unwrap().is_err());
 
-        let mut follower = Follower::new(blob.watch(), 6, CancellationToken::new());
+        let mut follower = Follow::new(blob.watch(), 6, CancellationToken::new()).reader();
         let reading = tokio::task::spawn_blocking(move || follower.read_to_end(&mut Vec::new()));
         drop((blob, arrivals));
         assert!(reading.await.unwrap().is_err());

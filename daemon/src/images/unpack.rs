@@ -1,35 +1,35 @@
-//! Layers into snapshots: each one once its blob is whole, the lowest first.
+//! Layers into snapshots: several at a time, each while its bytes arrive.
 //!
 //! ```text
-//!   known? done ──► prepare on the layer below ──► apply, hash ──► diff id right? ──► commit under the chain's name
-//!                            │                                         │
-//!                            └── failed, or nobody waits any more: the snapshot is removed
+//!   known? done ──► prepare ──► unpack, hash ──► diff id right? ──► blob whole? layer below there? ──► commit under the chain's name
+//!                      │                              │
+//!                      └── failed, or nobody waits any more: the snapshot is removed
 //! ```
 //!
-//! The files go straight into the snapshot's folder, through [`snapshotter::layer`]; nothing is mounted. Two who unpack the same layer
-//! take turns, and the second finds it done.
+//! Where the snapshotter can give a snapshot its parent at the commit, no layer waits for the one below before that; the few layers
+//! that have to, since they say something about files below, are unpacked again then. Other snapshotters get one layer after the other.
+//! Two who unpack the same layer take turns, and the second finds it done. The steps are in [`extract`].
 
-use std::io::{self, Read};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+mod extract;
 
 use model::error::{Classify, Kind};
 use model::platform::Platform;
 use model::{Descriptor, Digest, Labels};
-use snapshotter::layer::{self, Durability, Encoding, LayerError, Limits, Target, TargetError};
-use store::blob::BlobReader;
+use snapshotter::SnapshotError;
+use snapshotter::layer::{LayerError, TargetError};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio_util::sync::CancellationToken;
 
-use super::arrivals::Arrivals;
+use super::arrivals::{Arrival, Arrivals};
 use super::document::{Config, DocumentError, MAX_DOCUMENT_BYTES, chain_ids};
 use super::local::{LABEL_SNAPSHOT, LABEL_UNCOMPRESSED};
-use super::progress::Item;
 use super::tree::{Image, is_image_config};
 use super::{Images, TransferError};
 use crate::api::Scope;
 use crate::blocking;
 use crate::meta::content::ContentError;
-use crate::meta::leases::{nanoseconds, random_text};
-use crate::meta::snapshots::{Access, Commit, LABEL_REF, Prepare, SnapshotName, SnapshotsError};
+use crate::meta::snapshots::SnapshotsError;
+use extract::{Extraction, Source};
 
 /// What to unpack.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +85,14 @@ pub enum UnpackError {
         /// Why.
         source: SnapshotsError,
     },
+    /// The snapshotter cannot say how it keeps the layer.
+    #[error("cannot unpack layer {digest}")]
+    Driver {
+        /// The layer.
+        digest: Digest,
+        /// Why.
+        source: SnapshotError,
+    },
     /// The blob cannot be read.
     #[error("cannot read layer {digest}")]
     Content {
@@ -103,25 +111,14 @@ impl Classify for UnpackError {
             Self::DiffId { .. } => Kind::DataLoss,
             Self::Target { source, .. } => source.kind(),
             Self::Snapshot { source, .. } => source.kind(),
+            Self::Driver { source, .. } => source.kind(),
             Self::Content { source, .. } => source.kind(),
         }
     }
 }
 
-/// Tells blocking work that nobody waits for it any more.
-#[derive(Debug, Clone, Default)]
-struct Abandoned(Arc<AtomicBool>);
-
-/// Sets it when the one who waits is dropped.
-struct Waiting(Abandoned);
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// A layer on its way into a snapshot.
+#[derive(Debug, Clone)]
 struct Layer {
     blob: Descriptor,
     diff_id: Digest,
@@ -130,6 +127,15 @@ struct Layer {
     /// The name it gets.
     chain: Digest,
     snapshotter: String,
+}
+
+/// When a snapshot is told what it stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parent {
+    /// When it is made, so the one below has to be there.
+    First,
+    /// When it is committed.
+    Last,
 }
 
 impl Images {
@@ -165,151 +171,160 @@ impl Images {
             name => name.to_owned(),
         };
         let mut parent = None;
-        for ((blob, diff_id), chain) in layers.iter().zip(diff_ids).zip(chain_ids(diff_ids)) {
-            arrivals.wait(&blob.digest).await;
-            let layer = Layer {
-                blob: blob.clone(),
-                diff_id: diff_id.clone(),
-                parent: parent.replace(chain.clone()),
-                chain,
-                snapshotter: snapshotter.clone(),
-            };
-            self.unpack_layer(scope, layer, arrivals.item(&blob.digest)).await?;
-            let label = Labels::from([(LABEL_UNCOMPRESSED.to_owned(), diff_id.to_string())]);
-            self.label(&scope.namespace, &blob.digest, label).await?;
-        }
-        if let Some(top) = parent {
+        let layers = layers.iter().zip(diff_ids).zip(chain_ids(diff_ids)).map(|((blob, diff_id), chain)| Layer {
+            blob: blob.clone(),
+            diff_id: diff_id.clone(),
+            parent: parent.replace(chain.clone()),
+            chain,
+            snapshotter: snapshotter.clone(),
+        });
+        let layers: Vec<Layer> = layers.collect();
+        let top = layers.last().map(|layer| layer.chain.clone());
+        self.unpack_layers(scope, layers, arrivals).await?;
+        if let Some(top) = top {
             let label = Labels::from([(format!("{LABEL_SNAPSHOT}{snapshotter}"), top.to_string())]);
             self.label(&scope.namespace, &config.digest, label).await?;
         }
         Ok(true)
     }
 
-    async fn unpack_layer(&self, scope: &Scope, layer: Layer, item: Option<Item>) -> Result<(), UnpackError> {
-        let turn = format!("layer {} {} {}", scope.namespace, layer.snapshotter, layer.chain);
-        let _turn = self.locks.take(turn).await;
-        let _permit = self.extractions.acquire().await.expect("it is never closed");
-        let abandoned = Abandoned::default();
-        let _waiting = Waiting(abandoned.clone());
-        let (images, scope) = (self.clone(), scope.clone());
-        blocking::run(move || images.extract(scope, &layer, item.as_ref(), abandoned)).await
+    /// Unpacks all layers of an image, the lowest first in the list.
+    async fn unpack_layers(&self, scope: &Scope, layers: Vec<Layer>, arrivals: &Arrivals) -> Result<(), TransferError> {
+        let at_once = layers.first().is_some_and(|layer| self.meta.can_rebase(&layer.snapshotter));
+        // Which of them are there.
+        let there: Vec<_> = layers.iter().map(|_| watch::Sender::new(false)).collect();
+        let below = |at: usize| at.checked_sub(1).map(|below| there[below].subscribe());
+        let one = |(at, layer): (usize, Layer)| {
+            let (mut below, done) = (below(at), &there[at]);
+            async move {
+                let parent = if at_once && at > 0 { Parent::Last } else { Parent::First };
+                if parent == Parent::First {
+                    is_there(&mut below).await;
+                }
+                let (blob, diff_id) = (layer.blob.digest.clone(), layer.diff_id.clone());
+                self.unpack_layer(scope, layer, parent, below, arrivals).await?;
+                done.send_replace(true);
+                let label = Labels::from([(LABEL_UNCOMPRESSED.to_owned(), diff_id.to_string())]);
+                self.label(&scope.namespace, &blob, label).await?;
+                Ok::<_, TransferError>(())
+            }
+        };
+        futures_util::future::try_join_all(layers.into_iter().enumerate().map(one)).await?;
+        Ok(())
     }
 
-    /// Unpacks one layer. Blocks.
-    fn extract(
-        &self,
-        scope: Scope,
-        layer: &Layer,
-        item: Option<&Item>,
-        abandoned: Abandoned,
-    ) -> Result<(), UnpackError> {
-        let digest = || layer.blob.digest.clone();
-        let failed = |source: SnapshotsError| UnpackError::Snapshot { digest: digest(), source };
-        let done = || {
-            if let Some(item) = item {
-                item.done("extracted");
-            }
-        };
-        let name = |key: String| SnapshotName {
-            namespace: scope.namespace.clone(),
-            snapshotter: layer.snapshotter.clone(),
-            key,
-        };
-        let key = format!("extract-{}-{} {}", nanoseconds(), random_text(4), layer.chain);
-        let labels = Labels::from([(LABEL_REF.to_owned(), layer.chain.to_string())]);
-        let active = name(key);
-        let prepare = Prepare {
-            name: active.clone(),
-            parent: layer.parent.as_ref().map(Digest::to_string),
-            labels: labels.clone(),
-            access: Access::Write,
-        };
-        let mounts = match self.meta.prepare_snapshot(scope.clone(), prepare) {
-            Ok(mounts) => mounts,
-            // Here, or in the driver, which may not even need the blob for it.
-            Err(SnapshotsError::TargetExists { .. }) => {
-                done();
-                return Ok(());
-            }
-            Err(SnapshotsError::AlreadyExists { key }) if key == layer.chain.as_str() => {
-                done();
-                return Ok(());
-            }
-            Err(error) => return Err(failed(error)),
-        };
-        let outcome = self.apply(&scope, layer, &mounts, item, abandoned).and_then(|()| {
-            let commit = Commit { active: active.clone(), name: layer.chain.to_string(), labels, parent: None };
-            self.meta.commit_snapshot(scope.clone(), commit).map_err(failed)
-        });
-        match outcome {
-            Ok(()) => {
-                done();
-                return Ok(());
-            }
-            // Another client of the snapshotter was faster.
-            Err(UnpackError::Snapshot { source: SnapshotsError::AlreadyExists { .. }, .. }) => done(),
-            Err(ref _error) => {}
-        }
-        if let Err(error) = self.meta.remove_snapshot(scope, active.clone()) {
-            tracing::warn!(snapshot = %active.key, %error, "snapshot of a failed extraction not removed");
-        }
-        match outcome {
-            Err(UnpackError::Snapshot { source: SnapshotsError::AlreadyExists { .. }, .. }) => Ok(()),
-            outcome => outcome,
-        }
-    }
-
-    /// Unpacks the archive into the folder that the mounts stand for, and checks what came out.
-    fn apply(
+    async fn unpack_layer(
         &self,
         scope: &Scope,
-        layer: &Layer,
-        mounts: &[model::Mount],
-        item: Option<&Item>,
-        abandoned: Abandoned,
+        layer: Layer,
+        mut parent: Parent,
+        mut below: Option<watch::Receiver<bool>>,
+        arrivals: &Arrivals,
     ) -> Result<(), UnpackError> {
-        let digest = || layer.blob.digest.clone();
-        let encoding = Encoding::from_media_type(&layer.blob.media_type)
-            .ok_or_else(|| UnpackError::MediaType { digest: digest(), media_type: layer.blob.media_type.clone() })?;
-        let target = Target::from_mounts(mounts).map_err(|source| UnpackError::Target { digest: digest(), source })?;
-        let blob = self.meta.content_reader(&scope.namespace, digest());
-        let blob = blob.map_err(|source| UnpackError::Content { digest: digest(), source })?;
-        if let Some(item) = item {
-            item.set("extracting", 0);
+        let turn = format!("layer {} {} {}", scope.namespace, layer.snapshotter, layer.chain);
+        // Whoever has a turn waits for the turns of layers below at most.
+        let _turn = self.locks.take(turn).await;
+        let given_up = CancellationToken::new();
+        let _waiting = given_up.clone().drop_guard();
+        let item = arrivals.item(&layer.blob.digest);
+        let mut may_follow = true;
+        loop {
+            let (source, permit) = self.source(&layer.blob, arrivals, may_follow, &given_up).await;
+            let follows = matches!(source, Source::Arriving(_));
+            let extraction = Extraction::new(self.clone(), scope.clone(), layer.clone(), parent);
+            let begun = {
+                let (item, given_up) = (item.clone().filter(|_| !follows), given_up.clone());
+                blocking::run(move || {
+                    let begun = extraction.begin(&source, item, given_up);
+                    drop(permit);
+                    begun
+                })
+                .await
+            };
+            // What came over the wire is what it should be only once the blob is whole.
+            arrivals.wait(&layer.blob.digest).await;
+            let extraction = match begun {
+                Ok(Some(extraction)) => extraction,
+                Ok(None) => break,
+                Err(_) if follows => {
+                    may_follow = false;
+                    continue;
+                }
+                Err(error) if parent == Parent::Last && error.needs_parent() => {
+                    is_there(&mut below).await;
+                    parent = Parent::First;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            is_there(&mut below).await;
+            match blocking::run(move || extraction.end()).await {
+                Err(error) if parent == Parent::Last && error.needs_parent() => parent = Parent::First,
+                Err(error) => return Err(error),
+                Ok(()) => break,
+            }
         }
-        let reader = Watched { blob, at: 0, item: item.cloned(), abandoned };
-        let applied = layer::apply(reader, encoding, &target, &Limits::default(), Durability::Later);
-        let applied = applied.map_err(|source| UnpackError::Layer { digest: digest(), source })?;
-        if applied.diff_id != layer.diff_id {
-            return Err(UnpackError::DiffId { digest: digest(), got: applied.diff_id, wanted: layer.diff_id.clone() });
+        if let Some(item) = &item {
+            item.done("extracted");
         }
         Ok(())
+    }
+
+    /// Waits until there is something to unpack, and for leave to do so.
+    async fn source(
+        &self,
+        blob: &Descriptor,
+        arrivals: &Arrivals,
+        may_follow: bool,
+        given_up: &CancellationToken,
+    ) -> (Source, OwnedSemaphorePermit) {
+        const OPEN: &str = "it is never closed";
+        if let Some(arriving) = arrivals.arriving(&blob.digest).filter(|_| may_follow) {
+            let mut at = arriving.watch();
+            // The sender lives as long as what was just used to get here.
+            let grows = at
+                .wait_for(|at| !matches!(at, Arrival::Expected))
+                .await
+                .is_ok_and(|at| matches!(*at, Arrival::Growing { .. }));
+            if grows {
+                let permit = tokio::select! {
+                    biased;
+                    permit = self.followers.clone().acquire_owned() => Some(permit.expect(OPEN)),
+                    _ = at.wait_for(|at| matches!(at, Arrival::Whole)) => None,
+                };
+                if let Some(permit) = permit {
+                    let follower = super::arrivals::Follow::new(arriving.watch(), blob.size, given_up.clone());
+                    return (Source::Arriving(follower), permit);
+                }
+            }
+        }
+        arrivals.wait(&blob.digest).await;
+        (Source::Stored, self.extractions.clone().acquire_owned().await.expect(OPEN))
+    }
+}
+
+impl UnpackError {
+    /// Whether it would have gone well with the layer below at hand.
+    fn needs_parent(&self) -> bool {
+        match self {
+            Self::Layer { source: LayerError::ParentNeeded { .. }, .. } => true,
+            Self::Snapshot { source, .. } => {
+                matches!(source, SnapshotsError::Driver(SnapshotError::CannotRebase { .. }))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Waits until the layer below is there, if there is one.
+async fn is_there(below: &mut Option<watch::Receiver<bool>>) {
+    if let Some(below) = below {
+        // The sender lives until all layers are there; when it fails, this future is dropped with it.
+        let _ = below.wait_for(|there| *there).await;
     }
 }
 
 /// Whether an image that says it is for `image` is meant by `wanted`. Old ones say nothing.
 fn runs_on(wanted: &Platform, image: &Platform) -> bool {
     image.architecture.is_empty() || wanted.accepts(image).is_some()
-}
-
-/// A blob whose reading is seen, and ends when nobody waits for it.
-struct Watched {
-    blob: BlobReader,
-    at: u64,
-    item: Option<Item>,
-    abandoned: Abandoned,
-}
-
-impl Read for Watched {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.abandoned.0.load(Ordering::Relaxed) {
-            return Err(io::Error::other("nobody waits for this any more"));
-        }
-        let got = self.blob.read(buffer)?;
-        self.at += got as u64;
-        if let Some(item) = &self.item {
-            item.at(self.at);
-        }
-        Ok(got)
-    }
 }

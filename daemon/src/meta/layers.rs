@@ -9,8 +9,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use model::error::{Classify, Kind};
 use model::{Descriptor, Labels, Mount};
+use snapshotter::SnapshotError;
 use snapshotter::diff::{self, Changes, DiffError};
-use snapshotter::layer::{self, Compression, Durability, Encoding, LayerError, Limits, Target, TargetError, Whiteouts};
+use snapshotter::layer::{
+    self, Applied, Compression, Durability, Encoding, ImageSlot, LayerError, Limits, Target, TargetError, Whiteouts,
+};
 use store::{Read, tables};
 
 use super::Meta;
@@ -60,6 +63,9 @@ pub enum LayersError {
     /// The difference cannot be written down.
     #[error("failed to write the difference")]
     Write(#[from] DiffError),
+    /// The snapshotter cannot say or do what is needed.
+    #[error(transparent)]
+    Driver(#[from] SnapshotError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::StoreError),
@@ -74,8 +80,19 @@ impl Classify for LayersError {
             Self::Content(error) => error.kind(),
             Self::Unpack { source, .. } => source.kind(),
             Self::Write(error) => error.kind(),
+            Self::Driver(error) => error.kind(),
             Self::Store(error) => error.kind(),
         }
+    }
+}
+
+/// A layer without compression.
+fn uncompressed(applied: Applied) -> Descriptor {
+    Descriptor {
+        media_type: Compression::None.media_type().to_owned(),
+        digest: applied.diff_id,
+        size: applied.size_bytes,
+        annotations: Labels::new(),
     }
 }
 
@@ -111,11 +128,25 @@ impl Meta {
     ) -> Result<Descriptor, LayersError> {
         let encoding = Encoding::from_media_type(&layer.media_type)
             .ok_or_else(|| LayersError::Processor { media_type: layer.media_type.clone() })?;
-        let blob = self.content_reader(&scope.namespace, layer.digest.clone())?;
-        let unpack = |target: &Target| {
-            let applied = layer::apply(blob, encoding, target, &Limits::default(), durability);
-            applied.map_err(|source| LayersError::Unpack { digest: layer.digest.clone(), source })
-        };
+        let blob = || self.content_reader(&scope.namespace, layer.digest.clone());
+        let failed = |source| LayersError::Unpack { digest: layer.digest.clone(), source };
+        let unpack =
+            |target: &Target| layer::apply(blob()?, encoding, target, &Limits::default(), durability).map_err(failed);
+        if let Some(slot) = self.layer_image(mounts)? {
+            match slot.write(blob()?, encoding, &Limits::default()) {
+                Err(LayerError::NotAsImage { why }) => {
+                    tracing::info!(digest = %layer.digest, why, "layer is kept as files");
+                }
+                Err(source) => return Err(failed(source)),
+                Ok(applied) => {
+                    if durability == Durability::Synced {
+                        let synced = slot.sync();
+                        synced.map_err(|source| failed(LayerError::Target { doing: "sync", source }))?;
+                    }
+                    return Ok(uncompressed(applied));
+                }
+            }
+        }
         let applied = match Target::from_mounts(mounts) {
             Ok(target) => unpack(&target)?,
             Err(TargetError::NotDirect { .. }) => {
@@ -125,12 +156,26 @@ impl Meta {
             }
             Err(error) => return Err(error.into()),
         };
-        Ok(Descriptor {
-            media_type: Compression::None.media_type().to_owned(),
-            digest: applied.diff_id,
-            size: applied.size_bytes,
-            annotations: Labels::new(),
-        })
+        Ok(uncompressed(applied))
+    }
+
+    /// Where the layer of the snapshot that these mounts are of goes as one image, if its driver wants that.
+    ///
+    /// # Errors
+    /// A driver cannot tell.
+    pub(crate) fn layer_image(&self, mounts: &[Mount]) -> Result<Option<ImageSlot>, SnapshotError> {
+        for driver in self.inner.drivers.values() {
+            if let Some(slot) = driver.layer_image(mounts)? {
+                return Ok(Some(slot));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a snapshotter can be told what a snapshot stands on when it is committed.
+    pub(crate) fn can_rebase(&self, snapshotter: &str) -> bool {
+        let driver = self.inner.drivers.get(snapshotter);
+        driver.is_some_and(|driver| driver.capabilities().iter().any(|one| one == snapshotter::CAPABILITY_REBASE))
     }
 
     /// Writes what makes the right of the left as a layer into content.
@@ -144,6 +189,9 @@ impl Meta {
         }
         let compression = Compression::for_media_type(&media_type)
             .ok_or_else(|| LayersError::MediaType { media_type: media_type.clone() })?;
+        for mounts in [&left, &right] {
+            self.inner.drivers.values().try_for_each(|driver| driver.settle_files(mounts))?;
+        }
         let (changes, _mounted) = changes(&left, &right, place)?;
         let own_reference = reference.is_empty();
         let reference = if own_reference { fresh_reference() } else { reference };

@@ -22,7 +22,8 @@ pub(crate) fn dress(image: &File, implied: &Implied, below: &Lowers) -> io::Resu
     }
     let time = mtime(&seen.stat);
     // As a long inode has them; folders have no other.
-    let mode = u16::try_from(seen.stat.st_mode & 0o7777).expect("twelve bits") | super::format::type_bits(super::format::kind::FOLDER);
+    let mode = u16::try_from(seen.stat.st_mode & 0o7777).expect("twelve bits")
+        | super::format::type_bits(super::format::kind::FOLDER);
     image.write_all_at(&mode.to_le_bytes(), implied.offset + 4)?;
     let mut owner_and_time = Vec::with_capacity(20);
     owner_and_time.extend_from_slice(&seen.stat.st_uid.to_le_bytes());

@@ -105,7 +105,11 @@ fn whiteout(image: &mut Image, tree: &Tree, folders: &[FolderId]) -> io::Result<
     let mtime = image.settle_epoch();
     // Only the long form counts so many names, and it is chosen for an inode with a time of its own.
     let looks = Looks { mode: type_bits(kind::CHAR), uid: 0, gid: 0, mtime, xattrs: Vec::new() };
-    let looks = if names > usize::from(u16::MAX) { Looks { mtime: Timespec { tv_sec: mtime.tv_sec + 1, ..mtime }, ..looks } } else { looks };
+    let looks = if names > usize::from(u16::MAX) {
+        Looks { mtime: Timespec { tv_sec: mtime.tv_sec + 1, ..mtime }, ..looks }
+    } else {
+        looks
+    };
     let placed = image.inode(&looks, 0, Layout::Device(0), &[])?;
     image.set_links(placed, u32::try_from(names).unwrap_or(u32::MAX))?;
     Ok(Some(placed))
@@ -167,8 +171,13 @@ fn plan(tree: &Tree, folders: &[FolderId], first: u64) -> io::Result<(Vec<Plan>,
             kept.push((PREFIX.key("opaque"), b"y".to_vec()));
         }
         let kept = xattrs(&kept).ok_or_else(|| io::Error::other("a folder has too many attributes"))?;
-        let looks =
-            Looks { mode: said.mode | type_bits(kind::FOLDER), uid: said.uid, gid: said.gid, mtime: said.mtime, xattrs: kept };
+        let looks = Looks {
+            mode: said.mode | type_bits(kind::FOLDER),
+            uid: said.uid,
+            gid: said.gid,
+            mtime: said.mtime,
+            xattrs: kept,
+        };
         let size_bytes = folder_len(names_in(tree, folder).into_iter());
         let head = Form::Long.len() + looks.xattrs.len();
         let room = if folder == ROOT {
@@ -266,9 +275,7 @@ impl Writer<'_> {
         let entries = names_in(self.tree, id).into_iter().map(|name| match (name, node.entries.get(name)) {
             (name, Some(Entry::Folder(folder))) => (name, number(*folder), kind::FOLDER),
             (name, Some(Entry::File(placed, file_kind))) => (name, placed.number, *file_kind),
-            (name, Some(Entry::Whiteout)) => {
-                (name, self.whiteout.map_or(0, |placed| placed.number), kind::CHAR)
-            }
+            (name, Some(Entry::Whiteout)) => (name, self.whiteout.map_or(0, |placed| placed.number), kind::CHAR),
             (b".", None) => (name, number(id), kind::FOLDER),
             (name, None) => (name, number(node.parent), kind::FOLDER),
         });

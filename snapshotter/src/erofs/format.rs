@@ -338,7 +338,8 @@ mod tests {
 
     #[test]
     fn folders_fill_blocks() {
-        let names: Vec<Vec<u8>> = (0..300).map(|number| format!("a-name-of-some-length-{number:05}").into_bytes()).collect();
+        let names: Vec<Vec<u8>> =
+            (0..300).map(|number| format!("a-name-of-some-length-{number:05}").into_bytes()).collect();
         let mut out = Vec::new();
         folder(names.iter().map(|name| (&**name, 1, kind::FILE)), &mut out);
         assert_eq!(out.len() as u64, folder_len(names.iter().map(Vec::as_slice)));

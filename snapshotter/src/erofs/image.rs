@@ -148,7 +148,8 @@ impl Image {
         let block = if size_bytes < BLOCK_BYTES { NO_BLOCK } else { block_number(first_block)? };
         self.next_block = first_block + size_bytes / BLOCK_BYTES;
         // Where it fits is known once its form is.
-        let fits = !tail.is_empty() && tail.len() <= MAX_TAIL && Form::Long.len() + looks.xattrs.len() + tail.len() <= BLOCK;
+        let fits =
+            !tail.is_empty() && tail.len() <= MAX_TAIL && Form::Long.len() + looks.xattrs.len() + tail.len() <= BLOCK;
         if fits {
             return self.inode(looks, size_bytes, Layout::Inline(block), &tail);
         }
@@ -171,7 +172,12 @@ impl Image {
     }
 
     /// Adds to a sparse file at an offset within it.
-    pub(super) fn append_at(&mut self, content: &mut SparseContent, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn append_at(
+        &mut self,
+        content: &mut SparseContent,
+        mut offset: u64,
+        mut bytes: &[u8],
+    ) -> io::Result<()> {
         let chunk_bytes = BLOCK_BYTES << content.bits;
         while !bytes.is_empty() {
             let (at, within) = (offset / chunk_bytes, offset % chunk_bytes);
@@ -199,7 +205,13 @@ impl Image {
     }
 
     /// Places an inode with what stands behind it.
-    pub(super) fn inode(&mut self, looks: &Looks, size_bytes: u64, layout: Layout, behind: &[u8]) -> io::Result<Placed> {
+    pub(super) fn inode(
+        &mut self,
+        looks: &Looks,
+        size_bytes: u64,
+        layout: Layout,
+        behind: &[u8],
+    ) -> io::Result<Placed> {
         let epoch = *self.epoch.get_or_insert(looks.mtime);
         let serial = self.serial();
         let inode = Inode {

@@ -45,13 +45,7 @@ pub(crate) fn write(
     file: File,
     below: Below,
 ) -> Result<(Applied, Written), LayerError> {
-    let mut writer = Writer {
-        image: Image::new(file),
-        tree: Tree::new(),
-        below,
-        links: HashMap::new(),
-        said: false,
-    };
+    let mut writer = Writer { image: Image::new(file), tree: Tree::new(), below, links: HashMap::new(), said: false };
     let mut archive = Archive::new(Stream::new(reader, encoding, limits.total_bytes)?, *limits);
     while let Some(entry) = archive.next()? {
         writer.entry(&entry, &mut archive)?;
@@ -160,7 +154,13 @@ impl Writer {
         Ok(())
     }
 
-    fn file(&mut self, folder: FolderId, path: &LayerPath, entry: &Entry, archive: &mut Archive<'_>) -> Result<(), Failure> {
+    fn file(
+        &mut self,
+        folder: FolderId,
+        path: &LayerPath,
+        entry: &Entry,
+        archive: &mut Archive<'_>,
+    ) -> Result<(), Failure> {
         let looks = self.looks(entry, kind::FILE)?;
         let placed = match &entry.sparse {
             None => {
@@ -248,7 +248,14 @@ impl Writer {
         self.put_node(folder, path.name(), file_kind, device(number(major), number(minor)), &looks)
     }
 
-    fn put_node(&mut self, folder: FolderId, name: &[u8], file_kind: u8, device: u32, looks: &Looks) -> Result<(), Failure> {
+    fn put_node(
+        &mut self,
+        folder: FolderId,
+        name: &[u8],
+        file_kind: u8,
+        device: u32,
+        looks: &Looks,
+    ) -> Result<(), Failure> {
         let placed = self.image.inode(looks, 0, Layout::Device(device), &[]).doing("write")?;
         self.name(folder, name, placed, file_kind);
         Ok(())
@@ -283,7 +290,9 @@ impl Writer {
         const DOING: &str = "copy up the target of";
         let lowers = match &self.below {
             Below::Nothing => return Ok(None),
-            Below::Unknown => return Err(LayerError::ParentNeeded { why: "it links to a file which is nowhere in it" }.into()),
+            Below::Unknown => {
+                return Err(LayerError::ParentNeeded { why: "it links to a file which is nowhere in it" }.into());
+            }
             Below::Known(lowers) => lowers,
         };
         let Some(seen) = lowers.find(path.bytes()).doing(DOING)? else { return Ok(None) };

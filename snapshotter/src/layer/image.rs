@@ -56,12 +56,7 @@ impl ImageSlot {
     ///
     /// # Errors
     /// [`LayerError`]; nothing is left of it then, so the layer can be unpacked in another way.
-    pub fn write(
-        &self,
-        reader: impl Read,
-        encoding: Encoding,
-        limits: &Limits,
-    ) -> Result<Applied, LayerError> {
+    pub fn write(&self, reader: impl Read, encoding: Encoding, limits: &Limits) -> Result<Applied, LayerError> {
         let outcome = self.write_new(reader, encoding, limits);
         if outcome.is_err() {
             let _ = unlinkat(&self.folder, NEW, AtFlags::empty());
