@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<(), ServeError> {
     settle_in().map_err(setup("become a server"))?;
     let events = std::env::var_os(TTRPC_VARIABLE).filter(|address| !address.is_empty());
     let events = events.map(|address| PathBuf::from(address::from_url(&address.to_string_lossy())));
-    let parts = Parts { listener, namespace: args.namespace.clone(), events, slots };
+    let parts = Parts { listener, namespace: args.namespace.clone(), events, bundle, slots };
     let mut driver = Driver::new(parts).map_err(setup("watch descriptors"))?;
     let result = driver.run().map_err(ServeError::Loop);
     if let Some(socket) = socket {

@@ -128,6 +128,8 @@ pub(crate) struct Parts {
     pub namespace: String,
     /// Where events go.
     pub events: Option<PathBuf>,
+    /// The folder this process was started in: that of its first container.
+    pub bundle: PathBuf,
     /// Descriptors kept free for loggers.
     pub slots: Slots,
 }
@@ -184,7 +186,7 @@ impl Driver {
         let clients = Clients::new(parts.listener, key, &poll)?;
         watches.insert(key, Watch::Listener);
         Ok(Self {
-            publisher: Publisher::new(parts.events, &parts.namespace),
+            publisher: Publisher::new(parts.events, &parts.namespace, &parts.bundle),
             namespace: parts.namespace,
             poll,
             timers: Timers::new(),

@@ -1,13 +1,13 @@
 //! Events on their way to the daemon: in order, one after the other, until the daemon has them.
 //!
-//! A daemon that is away loses nothing: the queue waits for it for ever, and tries again at growing intervals. Only when
-//! the queue is full must something go, and then it is the oldest event that is not the end of a process. Nothing here
+//! A daemon that is away loses nothing: the queue waits for it for ever, and tries again at growing intervals. Nothing here
 //! blocks; the driver's loop reports the connection's key and the retry deadline.
 
-use std::collections::VecDeque;
+mod queue;
+
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use prost::{Message as _, Name};
@@ -20,11 +20,10 @@ use proto::ttrpc::{Decoder, FrameKind, Request, Response, encode};
 use proto::types::Envelope;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use self::queue::{Queue, Queued};
 use crate::log;
 use crate::poll::{EventFlags, Key, Poll, TimerId};
 
-/// The most events that wait.
-const MAX_QUEUE: usize = 2048;
 /// How long the daemon may take to acknowledge one.
 const ACKNOWLEDGE: Duration = Duration::from_secs(10);
 /// The pause after a failure, at first and at most.
@@ -105,14 +104,6 @@ impl Event {
     }
 }
 
-/// An event that waits, encoded.
-#[derive(Debug)]
-struct Queued {
-    request: Vec<u8>,
-    topic: &'static str,
-    init_exit: Option<String>,
-}
-
 #[derive(Debug)]
 enum Link {
     /// Nothing to send, or nobody to send it to for now.
@@ -152,7 +143,7 @@ pub(crate) struct Todo {
 pub(crate) struct Publisher {
     address: Option<PathBuf>,
     namespace: String,
-    queue: VecDeque<Queued>,
+    queue: Queue,
     link: Link,
     retry: Duration,
     /// The deadline that the driver keeps for us.
@@ -160,12 +151,13 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Sends to the daemon's ttrpc socket at `address`; without one, events go nowhere.
-    pub(crate) fn new(address: Option<PathBuf>, namespace: &str) -> Self {
+    /// Sends to the daemon's ttrpc socket at `address`; without one, events go nowhere. Those that wait for long are kept in
+    /// `folder`.
+    pub(crate) fn new(address: Option<PathBuf>, namespace: &str, folder: &Path) -> Self {
         if address.is_none() {
             log::warning!("no TTRPC_ADDRESS: events go nowhere");
         }
-        let (queue, link) = (VecDeque::new(), Link::Down);
+        let (queue, link) = (Queue::new(folder), Link::Down);
         Self { address, namespace: namespace.to_owned(), queue, link, retry: RETRY.0, timer: None }
     }
 
@@ -185,22 +177,11 @@ impl Publisher {
             topic: event.topic().to_owned(),
             event: Some(event.pack()),
         };
-        if self.queue.len() >= MAX_QUEUE {
-            self.make_room();
-        }
-        self.queue.push_back(Queued {
+        self.queue.push(Queued {
             request: ForwardRequest { envelope: Some(envelope) }.encode_to_vec(),
-            topic: event.topic(),
+            topic: event.topic().to_owned(),
             init_exit: event.init_exit().map(ToOwned::to_owned),
         });
-    }
-
-    /// Drops the oldest event that can be spared; the first may be on its way.
-    fn make_room(&mut self) {
-        let spare = self.queue.iter().skip(1).position(|queued| queued.topic != "/tasks/exit").map_or(1, |at| at + 1);
-        if let Some(dropped) = self.queue.remove(spare) {
-            log::error!("{MAX_QUEUE} events wait for the daemon: one of {} is dropped", dropped.topic);
-        }
     }
 
     /// Sends the first of the queue if nothing is on its way.
@@ -218,11 +199,11 @@ impl Publisher {
                 Err(error) => return self.failed(&error, poll),
             }
         }
-        let Link::Up(connection) = &mut self.link else { return todo };
+        let (Link::Up(connection), Some(first)) = (&mut self.link, self.queue.front()) else { return todo };
         if connection.in_flight {
             return todo;
         }
-        if let Err(error) = connection.send(&self.queue[0].request, &self.namespace, poll) {
+        if let Err(error) = connection.send(&first.request, &self.namespace, poll) {
             let watched = todo.watch;
             todo = self.failed(&error, poll);
             todo.watch = watched;
@@ -255,7 +236,8 @@ impl Publisher {
             todo.unwatch = Some(connection.key);
         }
         if !self.queue.is_empty() {
-            log::debug!("{} events wait for the daemon: {error}", self.queue.len());
+            let (in_memory, bytes_in_file) = self.queue.waiting();
+            log::debug!("{in_memory} events and {bytes_in_file} bytes of more wait for the daemon: {error}");
             todo.timer = Some(self.retry);
             self.retry = (self.retry * 2).min(RETRY.1);
         }
@@ -374,26 +356,10 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_gives_up_the_oldest_that_is_no_exit() {
-        let mut publisher = Publisher::new(Some("/nowhere".into()), "ns");
-        publisher.push(&start(0));
-        publisher.push(&exit(1));
-        for pid in 2..MAX_QUEUE as u32 {
-            publisher.push(&start(pid));
-        }
-        publisher.push(&exit(5000));
-        assert_eq!(publisher.queue.len(), MAX_QUEUE);
-        let topics: Vec<_> = publisher.queue.iter().map(|queued| queued.topic).collect();
-        assert_eq!(&topics[..3], ["/tasks/start", "/tasks/exit", "/tasks/start"], "the first may be on its way");
-        assert_eq!(topics.last(), Some(&"/tasks/exit"));
-        assert_eq!(publisher.queue[1].init_exit.as_deref(), Some("c"));
-    }
-
-    #[test]
     fn pauses_grow_while_nobody_is_there() {
         let mut poll = Poll::new().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let mut publisher = Publisher::new(Some(folder.path().join("none")), "ns");
+        let mut publisher = Publisher::new(Some(folder.path().join("none")), "ns", folder.path());
         assert_eq!(publisher.advance(&mut poll), Todo::default(), "nothing to send");
         publisher.push(&start(1));
         let first = publisher.advance(&mut poll).timer.unwrap();
@@ -411,7 +377,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events");
         let daemon = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let mut publisher = Publisher::new(Some(path), "ns");
+        let mut publisher = Publisher::new(Some(path), "ns", folder.path());
         publisher.push(&start(1));
         publisher.push(&exit(1));
         publisher.advance(&mut poll);
