@@ -28,7 +28,11 @@ impl Census {
         let text = folder.display().to_string();
         let own = |pid: &u32| *pid != daemon && *pid != std::process::id();
         Self {
-            mounts: mount_points(&text).into_iter().map(|path| path.display().to_string()).collect(),
+            mounts: mount_points(&text)
+                .into_iter()
+                .map(|path| path.display().to_string())
+                .filter(|point| !is_layer(point))
+                .collect(),
             processes: processes(&text)
                 .into_iter()
                 .filter(|(pid, _)| own(pid))
@@ -54,6 +58,11 @@ impl Census {
         }
         left
     }
+}
+
+/// Whether a mount point is that of a layer, which stays mounted as long as its image is there.
+fn is_layer(point: &str) -> bool {
+    point.contains("/snapshots/overlayfs/snapshots/") && point.ends_with("/fs")
 }
 
 /// Mount points at or below `text`, the deepest first.
