@@ -30,6 +30,7 @@
 pub mod container;
 pub mod error;
 pub mod events;
+mod exec;
 pub mod handlers;
 pub mod id;
 pub mod image_service;
@@ -45,6 +46,7 @@ pub mod record;
 mod recover;
 pub mod service;
 pub mod settings;
+pub mod spec;
 pub mod state;
 pub mod stats;
 pub mod stats_calls;
