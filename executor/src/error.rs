@@ -50,6 +50,22 @@ pub enum ExecutorError {
         /// Why, in the words of Go's `os/exec`.
         text: String,
     },
+    /// The executor has no such verb at all; nothing was started.
+    #[error("{} is not supported by {executor}: {instead}", .verb.name())]
+    Unsupported {
+        /// What was to be done.
+        verb: Verb,
+        /// Which executor it is.
+        executor: &'static str,
+        /// What would work.
+        instead: &'static str,
+    },
+    /// CRIU, which every runtime needs for this, is not installed; nothing was started.
+    #[error("{} needs the program \"criu\": executable file not found in $PATH", .verb.name())]
+    NoCriu {
+        /// What was to be done.
+        verb: Verb,
+    },
     /// The runtime printed something other than the JSON it should.
     #[error("output of runtime {}", .verb.name())]
     Output {
@@ -65,6 +81,8 @@ impl Classify for ExecutorError {
         match self {
             Self::NotFound { .. } => Kind::NotFound,
             Self::TimedOut { .. } => Kind::DeadlineExceeded,
+            Self::Unsupported { .. } => Kind::Unimplemented,
+            Self::NoCriu { .. } => Kind::FailedPrecondition,
             Self::Failed { .. } | Self::Silent { .. } | Self::Spawn { .. } | Self::Output { .. } => Kind::Unknown,
         }
     }
@@ -78,6 +96,8 @@ fn prefix(verb: Verb) -> &'static str {
         Verb::Exec => "OCI runtime exec failed: ",
         Verb::Pause => "OCI runtime pause failed: ",
         Verb::Resume => "OCI runtime resume failed: ",
+        Verb::Restore => "OCI runtime restore failed: ",
+        Verb::Checkpoint => "OCI runtime checkpoint failed: ",
         _ => "",
     }
 }
@@ -116,10 +136,10 @@ fn is_gone(verb: Verb, message: &str) -> bool {
     ];
     match verb {
         Verb::Kill => GONE.iter().any(|words| message.contains(words)),
-        Verb::Delete | Verb::State | Verb::Ps | Verb::Pause | Verb::Resume | Verb::Update => {
+        Verb::Delete | Verb::State | Verb::Ps | Verb::Pause | Verb::Resume | Verb::Update | Verb::Checkpoint => {
             message.contains("does not exist")
         }
-        Verb::Create | Verb::Start | Verb::Exec | Verb::Features => false,
+        Verb::Create | Verb::Restore | Verb::Start | Verb::Exec | Verb::Features => false,
     }
 }
 

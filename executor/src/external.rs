@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::{Create, Exec, Executor, Invocation, Runtime, Settings, Verb};
+use crate::criu::{self, Checkpoint, Restore};
+use crate::{Create, Exec, Executor, ExecutorError, Invocation, Runtime, Settings, Verb};
 
 /// An executor that is a program with the OCI command line; the built-in one is our own program.
 #[derive(Debug, Clone)]
@@ -39,6 +40,38 @@ impl External {
         Invocation { verb, program, args, env: Vec::new(), cwd: None, stdin: None, log: settings.log.clone(), deadline }
     }
 
+    /// What `create` and `restore` share.
+    fn create_options(&self, invocation: &mut Invocation, create: &Create) {
+        let args = &mut invocation.args;
+        args.extend([OsString::from("--bundle"), create.bundle.clone().into()]);
+        args.extend([OsString::from("--pid-file"), create.pid_file.clone().into()]);
+        if let Some(socket) = &create.console_socket {
+            args.extend([OsString::from("--console-socket"), socket.clone().into()]);
+        }
+        if self.settings.no_pivot_root {
+            args.push("--no-pivot".into());
+        }
+        invocation.cwd = Some(create.bundle.clone());
+    }
+
+    fn is_crun(&self) -> bool {
+        matches!(&self.settings.runtime, Runtime::External(program) if program.file_name().is_some_and(|name| name == "crun"))
+    }
+
+    /// Whether this executor can save and restore, on this machine.
+    fn check_criu(&self, verb: Verb) -> Result<(), ExecutorError> {
+        const INSTEAD: &str = "runtime options that name runc (BinaryName) can do it";
+        match self.settings.runtime {
+            Runtime::BuiltIn => {
+                Err(ExecutorError::Unsupported { verb, executor: "the built-in executor", instead: INSTEAD })
+            }
+            Runtime::External(_) if !criu::is_installed(std::env::var_os("PATH").as_deref()) => {
+                Err(ExecutorError::NoCriu { verb })
+            }
+            Runtime::External(_) => Ok(()),
+        }
+    }
+
     fn on(&self, verb: Verb, id: &str) -> Invocation {
         let mut invocation = self.invocation(verb);
         invocation.args.push(id.into());
@@ -49,20 +82,11 @@ impl External {
 impl Executor for External {
     fn create(&self, create: &Create) -> Invocation {
         let mut invocation = self.invocation(Verb::Create);
-        let args = &mut invocation.args;
-        args.extend([OsString::from("--bundle"), create.bundle.clone().into()]);
-        args.extend([OsString::from("--pid-file"), create.pid_file.clone().into()]);
-        if let Some(socket) = &create.console_socket {
-            args.extend([OsString::from("--console-socket"), socket.clone().into()]);
-        }
-        if self.settings.no_pivot_root {
-            args.push("--no-pivot".into());
-        }
+        self.create_options(&mut invocation, create);
         if self.settings.no_new_keyring {
-            args.push("--no-new-keyring".into());
+            invocation.args.push("--no-new-keyring".into());
         }
-        args.push(create.id.clone().into());
-        invocation.cwd = Some(create.bundle.clone());
+        invocation.args.push(create.id.clone().into());
         invocation
     }
 
@@ -129,6 +153,26 @@ impl Executor for External {
     fn features(&self) -> Invocation {
         self.invocation(Verb::Features)
     }
+
+    fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Invocation, ExecutorError> {
+        self.check_criu(Verb::Checkpoint)?;
+        let mut invocation = self.invocation(Verb::Checkpoint);
+        invocation.args.extend(checkpoint.words());
+        Ok(invocation)
+    }
+
+    fn restore(&self, restore: &Restore) -> Result<Invocation, ExecutorError> {
+        self.check_criu(Verb::Restore)?;
+        let mut invocation = self.invocation(Verb::Restore);
+        self.create_options(&mut invocation, &restore.create);
+        invocation.args.extend(restore.words());
+        // As the shim contract has it: the shim is the subreaper, not the runtime. crun knows no such option.
+        if !self.is_crun() {
+            invocation.args.push("--no-subreaper".into());
+        }
+        invocation.args.push(restore.create.id.clone().into());
+        Ok(invocation)
+    }
 }
 
 fn words<const N: usize>(words: [&str; N]) -> Vec<OsString> {
@@ -138,6 +182,7 @@ fn words<const N: usize>(words: [&str; N]) -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::criu::CriuOptions;
 
     fn settings(runtime: Runtime) -> Settings {
         Settings {
@@ -186,6 +231,59 @@ mod tests {
             assert_eq!(line(&invocation), format!("{global} {rest}"));
         }
         assert_eq!(runc.update("c", b"{}".to_vec()).stdin.as_deref(), Some(&b"{}"[..]));
+    }
+
+    #[test]
+    fn what_criu_is_to_do_is_said_with_the_flags_of_runc() {
+        let options = CriuOptions {
+            open_tcp: true,
+            external_unix_sockets: true,
+            terminal: true,
+            file_locks: true,
+            lazy_pages: false,
+            empty_namespaces: vec!["network".into()],
+            cgroups_mode: "soft".into(),
+        };
+        let checkpoint = Checkpoint {
+            id: "c".into(),
+            image_path: "/i".into(),
+            work_path: Some("/w".into()),
+            parent_path: Some("../p".into()),
+            leave_running: true,
+            options: options.clone(),
+        };
+        let flags =
+            "--tcp-established --ext-unix-sk --shell-job --file-locks --manage-cgroups-mode soft --empty-ns network";
+        let join = |words: Vec<OsString>| words.join(" ".as_ref()).into_string().unwrap();
+        assert_eq!(
+            join(checkpoint.words()),
+            format!("--image-path /i --work-path /w --parent-path ../p --leave-running {flags} c")
+        );
+        let create =
+            Create { id: "c".into(), bundle: "/b".into(), pid_file: "/b/init.pid".into(), console_socket: None };
+        let restore = Restore { create, image_path: "/i".into(), work_path: None, options };
+        assert_eq!(join(restore.words()), format!("--image-path /i --detach {flags}"));
+        assert_eq!(join(Checkpoint { id: "c".into(), ..Checkpoint::default() }.words()), "--image-path  c");
+    }
+
+    #[test]
+    fn without_criu_or_with_the_built_in_executor_nothing_is_started() {
+        let builtin = External::new(settings(Runtime::BuiltIn)).checkpoint(&Checkpoint::default()).unwrap_err();
+        assert!(
+            matches!(builtin, ExecutorError::Unsupported { verb: Verb::Checkpoint, .. })
+                && builtin.to_string().contains("runc"),
+            "{builtin}"
+        );
+        let none = ExecutorError::NoCriu { verb: Verb::Restore };
+        assert_eq!(none.to_string(), "restore needs the program \"criu\": executable file not found in $PATH");
+        let folder = tempfile::tempdir().unwrap();
+        let path = Some(folder.path().as_os_str());
+        assert!(!criu::is_installed(path));
+        std::fs::write(folder.path().join(criu::CRIU), "").unwrap();
+        assert!(!criu::is_installed(path), "a file that nobody may execute is no program");
+        std::fs::set_permissions(folder.path().join(criu::CRIU), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        assert!(criu::is_installed(path));
     }
 
     #[test]

@@ -29,6 +29,10 @@ pub enum Verb {
     State,
     /// OCI features.
     Features,
+    /// Save to files.
+    Checkpoint,
+    /// Go on from files.
+    Restore,
 }
 
 impl Verb {
@@ -46,13 +50,15 @@ impl Verb {
             Self::Ps => "ps",
             Self::State => "state",
             Self::Features => "features",
+            Self::Checkpoint => "checkpoint",
+            Self::Restore => "restore",
         }
     }
 
-    /// Whether the runtime's own stdout and stderr are kept in the [`Outcome`](crate::Outcome). `create` and `exec` hand
-    /// theirs on to the container's process, so they are never captured.
+    /// Whether the runtime's own stdout and stderr are kept in the [`Outcome`](crate::Outcome). `create`,
+    /// `restore` and `exec` hand theirs on to the container's process, so they are never captured.
     pub fn captures(self) -> bool {
-        !matches!(self, Self::Create | Self::Exec)
+        !matches!(self, Self::Create | Self::Restore | Self::Exec)
     }
 
     /// How long a healthy runtime may take; after that the shim kills it and reports [`Ended::TimedOut`](crate::Ended).
@@ -60,6 +66,8 @@ impl Verb {
         match self {
             // Hooks run inside; the longest ones seen (GPU set-up, remote volumes) take tens of seconds.
             Self::Create | Self::Start => Duration::from_secs(120),
+            // All memory of the container goes to or comes from a disk.
+            Self::Checkpoint | Self::Restore => Duration::from_secs(600),
             Self::Exec | Self::Delete => Duration::from_secs(60),
             Self::Kill | Self::Pause | Self::Resume | Self::Update => Duration::from_secs(30),
             Self::Ps | Self::State | Self::Features => Duration::from_secs(10),

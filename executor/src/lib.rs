@@ -19,6 +19,7 @@ pub mod builtin;
 pub mod cgroup;
 #[cfg(feature = "contract")]
 pub mod contract;
+mod criu;
 mod error;
 mod external;
 mod invocation;
@@ -28,6 +29,7 @@ mod settings;
 mod spawn;
 pub mod sys;
 
+pub use criu::{CRIU, Checkpoint, CriuOptions, Restore};
 pub use error::ExecutorError;
 pub use external::External;
 pub use invocation::{Create, Exec, Invocation, Verb};
@@ -39,7 +41,7 @@ pub use spawn::{Ended, MAX_LOG, MAX_OUTPUT, Outcome, Running, StdioFds, spawn};
 ///
 /// # Contract
 ///
-/// * A method that returns an [`Invocation`] does no I/O and cannot fail; problems show when it is spawned or ends.
+/// * A method that returns a bare [`Invocation`] does no I/O and cannot fail; problems show when it is spawned or ends.
 /// * `create` leaves a process that waits. Its pid is in the pid file before the runtime process ends with 0; it is a
 ///   child of the nearest subreaper, has inherited the three stdio descriptors given to [`spawn()`] and no other, and
 ///   runs nothing of the user until `start`.
@@ -49,6 +51,9 @@ pub use spawn::{Ended, MAX_LOG, MAX_OUTPUT, Outcome, Running, StdioFds, spawn};
 /// * `kill` with `all` signals every process of the container, also when its init is gone. Without, the init only.
 ///   A created container may be killed. A stopped one gives [`ExecutorError::NotFound`].
 /// * `delete` of a running container is refused unless `force`. Of an unknown one: [`ExecutorError::NotFound`].
+/// * `checkpoint` ends with 0 once all is saved; the init has ended by then unless `leave_running`. `restore` stands in
+///   place of `create` and `start`: as after `create` the pid is in the pid file and the process is the subreaper's.
+///   Both tell before anything is started when the executor cannot do them, or when CRIU is missing.
 /// * Errors keep the runtime's own words: clients match on them.
 pub trait Executor {
     /// Sets a container up: namespaces, cgroup, mounts. Its init waits for [`start`](Self::start).
@@ -73,6 +78,18 @@ pub trait Executor {
     fn state(&self, id: &str) -> Invocation;
     /// The OCI features document, as JSON in [`Outcome::stdout`].
     fn features(&self) -> Invocation;
+    /// Saves a running container to files.
+    ///
+    /// # Errors
+    ///
+    /// [`ExecutorError::Unsupported`] (the built-in executor) or [`ExecutorError::NoCriu`].
+    fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<Invocation, ExecutorError>;
+    /// Makes a container that goes on where a saved one stopped.
+    ///
+    /// # Errors
+    ///
+    /// As [`checkpoint`](Self::checkpoint).
+    fn restore(&self, restore: &Restore) -> Result<Invocation, ExecutorError>;
     /// Decides whether an ended invocation did its work.
     ///
     /// # Errors
