@@ -71,6 +71,8 @@ pub struct Client {
     namespace: Namespace,
 }
 
+use proto::gantry::v1::doctor_client::DoctorClient;
+use proto::gantry::v1::events_client::EventsClient as JournalClient;
 use services::containers::v1::containers_client::ContainersClient;
 use services::content::v1::content_client::ContentClient;
 use services::diff::v1::diff_client::DiffClient;
@@ -153,6 +155,10 @@ impl Client {
         images: ImagesClient,
         /// What the daemon can do.
         introspection: IntrospectionClient,
+        /// An examination of everything the daemon has on the machine.
+        doctor: DoctorClient,
+        /// What happened, kept.
+        journal: JournalClient,
         /// What keeps things from being collected.
         leases: LeasesClient,
         /// Namespaces.

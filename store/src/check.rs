@@ -132,6 +132,8 @@ impl Check<'_> {
     fn tables(&mut self) -> Result<(), StoreError> {
         self.readable(&tables::IDENTITY)?;
         self.readable(&tables::NAMESPACES)?;
+        self.readable(&tables::EVENTS)?;
+        self.readable(&tables::JOURNAL)?;
         self.in_namespaces(&tables::IMAGES)?;
         self.in_namespaces(&tables::CONTAINERS)?;
         self.in_namespaces(&tables::SANDBOXES)?;

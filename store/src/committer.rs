@@ -6,16 +6,20 @@
 //!                       └──────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
+//! A request that can wait a little ([`crate::Store::submit_patiently`]) makes no group of its own before its time is up: it rides
+//! with the next one.
+//!
 //! Small groups are not only for speed: sled 0.34.7 was seen to hang when hundreds of changes waited for one flush.
 //! A closure that fails or panics leaves nothing behind. When the engine fails, for one because the disk is full, what is
 //! on disk is unknown, and only opening it again can tell: that is done at once, and as long as it does not succeed
 //! again whenever a request comes, but not all the time.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
@@ -120,9 +124,19 @@ impl Watch {
     }
 }
 
+/// What waits in the queue.
+pub(crate) enum Item {
+    /// Work for the next group.
+    Now(Box<dyn Job>),
+    /// Work for the next group there is, or for one of its own at that time.
+    Until(Instant, Box<dyn Job>),
+}
+
 /// What the committer thread works with.
 pub(crate) struct Committer {
-    pub(crate) queue: Receiver<Box<dyn Job>>,
+    pub(crate) queue: Receiver<Item>,
+    /// What has time, the oldest first.
+    pub(crate) patient: VecDeque<(Instant, Box<dyn Job>)>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) watch: Arc<Watch>,
     pub(crate) reopen: Reopen,
@@ -132,7 +146,7 @@ impl Committer {
     /// Works until nobody can submit any more and the queue is empty.
     pub(crate) fn run(mut self) {
         let mut next_attempt = Some(Instant::now());
-        while let Ok(first) = self.queue.recv() {
+        while let Some(first) = self.next() {
             self.watch.begin();
             if self.shared.needs_reopening() && next_attempt.is_some_and(|at| at <= Instant::now()) {
                 next_attempt = self.reopen(None);
@@ -142,7 +156,7 @@ impl Committer {
                 self.watch.end();
                 continue;
             }
-            let (group, changes) = gather(first, &self.queue, &self.shared);
+            let (group, changes) = self.gather(first);
             let failed = write(&self.shared, &changes);
             if self.shared.needs_reopening() {
                 next_attempt = self.reopen(failed.as_ref());
@@ -152,6 +166,51 @@ impl Committer {
                 job.answer(failed.clone());
             }
         }
+    }
+
+    /// The first request of the next group, `None` when there will be no more.
+    fn next(&mut self) -> Option<Box<dyn Job>> {
+        loop {
+            let item = match self.patient.front() {
+                None => self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some((until, _)) => self.queue.recv_timeout(until.saturating_duration_since(Instant::now())),
+            };
+            match item {
+                Ok(Item::Now(job)) => return Some(job),
+                Ok(Item::Until(until, job)) => self.patient.push_back((until, job)),
+                Err(_) => return self.patient.pop_front().map(|(_, job)| job),
+            }
+        }
+    }
+
+    /// Runs the first request, those that wait behind it, and those that had time.
+    fn gather(&mut self, first: Box<dyn Job>) -> (Vec<Box<dyn Job>>, Overlay) {
+        let mut group = Vec::with_capacity(GROUP_REQUESTS);
+        let mut changes = Overlay::default();
+        let mut next = Some(first);
+        while let Some(mut job) = next {
+            let mut tx = Tx::new(&self.shared, &changes);
+            let keep = job.run(&mut tx);
+            let own = tx.into_changes();
+            if keep {
+                changes.absorb(own);
+            }
+            group.push(job);
+            let full = group.len() == GROUP_REQUESTS || changes.bytes() >= GROUP_BYTES;
+            next = if full { None } else { self.waiting() };
+        }
+        (group, changes)
+    }
+
+    /// A request that can join the group now: one that was asked for now before those that have time.
+    fn waiting(&mut self) -> Option<Box<dyn Job>> {
+        while let Ok(item) = self.queue.try_recv() {
+            match item {
+                Item::Now(job) => return Some(job),
+                Item::Until(until, job) => self.patient.push_back((until, job)),
+            }
+        }
+        self.patient.pop_front().map(|(_, job)| job)
     }
 
     /// Opens the engine again; when to try next if that failed, `None` if never.
@@ -180,25 +239,6 @@ impl Committer {
             }
         }
     }
-}
-
-/// Runs the first request and those that wait behind it.
-fn gather(first: Box<dyn Job>, queue: &Receiver<Box<dyn Job>>, shared: &Shared) -> (Vec<Box<dyn Job>>, Overlay) {
-    let mut group = Vec::with_capacity(GROUP_REQUESTS);
-    let mut changes = Overlay::default();
-    let mut next = Some(first);
-    while let Some(mut job) = next {
-        let mut tx = Tx::new(shared, &changes);
-        let keep = job.run(&mut tx);
-        let own = tx.into_changes();
-        if keep {
-            changes.absorb(own);
-        }
-        group.push(job);
-        let full = group.len() == GROUP_REQUESTS || changes.bytes() >= GROUP_BYTES;
-        next = if full { None } else { queue.try_recv().ok() };
-    }
-    (group, changes)
 }
 
 /// Writes the changes of a group; why that failed, if it did.

@@ -1,15 +1,16 @@
 //! The store: opened once, cloned freely, closed with its last clone.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::path::Path;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 
-use crate::committer::{Committer, Job, QUEUE, Reopen, Request, Watch};
+use crate::committer::{Committer, Item, QUEUE, Reopen, Request, Watch};
 use crate::engine::MetaStore;
 use crate::error::{OpenCause, OpenError, StoreError};
 use crate::open::{self, Options};
@@ -32,7 +33,7 @@ struct Inner {
     shared: Arc<Shared>,
     watch: Arc<Watch>,
     /// `None` only while dropping.
-    queue: Option<SyncSender<Box<dyn Job>>>,
+    queue: Option<SyncSender<Item>>,
     committer: Mutex<Option<JoinHandle<()>>>,
     /// Holds the folder's lock; last, so that the engine is closed before.
     _lock: File,
@@ -56,7 +57,9 @@ impl Store {
         let shared = Arc::new(Shared::new(engine));
         let watch = Arc::new(Watch::new());
         let (queue, requests) = mpsc::sync_channel(QUEUE);
-        let committer = Committer { queue: requests, shared: Arc::clone(&shared), watch: Arc::clone(&watch), reopen };
+        let (shared_too, watch_too) = (Arc::clone(&shared), Arc::clone(&watch));
+        let patient = VecDeque::new();
+        let committer = Committer { queue: requests, patient, shared: shared_too, watch: watch_too, reopen };
         let committer = open::spawn("store-committer", move || committer.run());
         let inner = Inner { shared, watch, queue: Some(queue), committer: Mutex::new(Some(committer)), _lock: lock };
         Self { inner: Arc::new(inner) }
@@ -78,9 +81,31 @@ impl Store {
         E: From<StoreError> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let request = Box::new(Request::new(work, reply));
+        self.enqueue(Item::Now(Box::new(Request::new(work, reply))), answer)
+    }
+
+    /// [`Store::submit`] for what has time: it becomes durable with the next group that others make necessary, at the latest
+    /// after `patience`. Nobody's request takes longer for it.
+    pub fn submit_patiently<T, E>(
+        &self,
+        patience: Duration,
+        work: impl FnOnce(&mut Tx<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Pending<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Item::Until(Instant::now() + patience, Box::new(Request::new(work, reply))), answer)
+    }
+
+    fn enqueue<T, E: From<StoreError>>(
+        &self,
+        item: Item,
+        answer: oneshot::Receiver<Result<T, E>>,
+    ) -> Pending<T, E> {
         let Some(queue) = &self.inner.queue else { return Pending::refused(StoreError::Closed) };
-        match queue.try_send(request) {
+        match queue.try_send(item) {
             Ok(()) => Pending::waiting(answer),
             Err(TrySendError::Full(_)) => Pending::refused(StoreError::Busy),
             Err(TrySendError::Disconnected(_)) => Pending::refused(StoreError::Closed),
@@ -98,7 +123,7 @@ impl Store {
     {
         let (reply, answer) = oneshot::channel();
         let request = Box::new(Request::new(work, reply));
-        match self.inner.queue.as_ref().map(|queue| queue.send(request)) {
+        match self.inner.queue.as_ref().map(|queue| queue.send(Item::Now(request))) {
             Some(Ok(())) => Pending::waiting(answer).wait(),
             _ => Err(StoreError::Closed.into()),
         }

@@ -1,8 +1,8 @@
 //! Every table there is, and what its keys consist of ([`crate::key()`]).
 
 use crate::record::{
-    BackendSnapshotRecord, ContainerRecord, ContentRecord, IdentityRecord, ImageRecord, IngestRecord, LeaseRecord,
-    LeaseResourceRecord, NamespaceRecord, Present, SandboxRecord, SnapshotRecord,
+    BackendSnapshotRecord, ContainerRecord, ContentRecord, EventRecord, IdentityRecord, ImageRecord, IngestRecord,
+    JournalRecord, LeaseRecord, LeaseResourceRecord, NamespaceRecord, Present, SandboxRecord, SnapshotRecord,
 };
 use crate::table::Table;
 
@@ -36,3 +36,7 @@ pub const LEASE_RESOURCES: Table<LeaseResourceRecord> = Table::new("lease-resour
 pub const BACKEND_SNAPSHOTS: Table<BackendSnapshotRecord> = Table::new("backend-snapshots");
 /// `[driver, parent key, key]`: who has a parent. Written together with [`BACKEND_SNAPSHOTS`].
 pub const BACKEND_CHILDREN: Table<Present> = Table::new("backend-children");
+/// `[number]`, as [`crate::record::event_key`] writes it.
+pub const EVENTS: Table<EventRecord> = Table::new("events");
+/// `[""]`: one record. Written together with [`EVENTS`].
+pub const JOURNAL: Table<JournalRecord> = Table::new("journal");

@@ -2,7 +2,7 @@
 //!
 //! Publishing never waits. Each subscriber has a queue of its own, large but bounded ([`MAX_QUEUED`], [`MAX_QUEUED_BYTES`]); who
 //! reads so slowly that it overflows gets what is queued and then [`Ended::TooSlow`], never a silent gap. There is no
-//! replay. Which fields a filter can see is in [`mod@fields`].
+//! replay: what is kept is kept by the [journal](crate::journal). Which fields a filter can see is in [`mod@fields`].
 
 pub mod fields;
 mod queue;
@@ -106,6 +106,8 @@ struct Subscribers {
 #[derive(Debug)]
 struct Subscriber {
     filters: Filters,
+    /// Whether it is a client, and not a part of the daemon.
+    outside: bool,
     queue: Arc<Queue>,
 }
 
@@ -153,12 +155,21 @@ impl Bus {
 
     /// Listens from now on to the events of all namespaces that match `filters`.
     pub fn subscribe(&self, filters: Filters) -> Subscription {
+        self.listen(filters, true)
+    }
+
+    /// Listens as a part of the daemon: [`Bus::load`] and [`Bus::is_awaited`] do not see it.
+    pub fn subscribe_inside(&self, filters: Filters) -> Subscription {
+        self.listen(filters, false)
+    }
+
+    fn listen(&self, filters: Filters, outside: bool) -> Subscription {
         let queue = Arc::new(Queue::new(MAX_QUEUED, MAX_QUEUED_BYTES));
         let mut subscribers = self.lock();
         if subscribers.closed {
             queue.end(Ended::Stopping);
         } else {
-            subscribers.all.push(Subscriber { filters, queue: Arc::clone(&queue) });
+            subscribers.all.push(Subscriber { filters, outside, queue: Arc::clone(&queue) });
         }
         Subscription { queue }
     }
@@ -172,16 +183,19 @@ impl Bus {
         }
     }
 
-    /// How many subscribers there are and how many events wait for them.
+    /// How many clients have subscribed and how many events wait for them.
     pub fn load(&self) -> (usize, usize) {
         let subscribers = self.lock();
-        (subscribers.all.len(), subscribers.all.iter().map(|subscriber| subscriber.queue.len()).sum())
+        let clients = subscribers.all.iter().filter(|subscriber| subscriber.outside);
+        clients.fold((0, 0), |(number, waiting), client| (number + 1, waiting + client.queue.len()))
     }
 
-    /// Whether anybody would be told of this event now.
+    /// Whether any client would be told of this event now.
     pub fn is_awaited(&self, envelope: &Envelope) -> bool {
         let fields = EventFields::new(envelope);
-        self.lock().all.iter().any(|subscriber| !subscriber.queue.is_abandoned() && subscriber.filters.matches(&fields))
+        let subscribers = self.lock();
+        let mut clients = subscribers.all.iter().filter(|subscriber| subscriber.outside);
+        clients.any(|client| !client.queue.is_abandoned() && client.filters.matches(&fields))
     }
 
     /// Queues the event for everybody concerned. The lock gives all of them the same order.
@@ -213,6 +227,11 @@ impl Subscription {
     /// No event is lost if the future is dropped.
     pub async fn next(&mut self) -> Result<Arc<Envelope>, Ended> {
         self.queue.pop().await
+    }
+
+    /// The next event, if one is waiting.
+    pub fn waiting(&mut self) -> Option<Arc<Envelope>> {
+        self.queue.try_pop()
     }
 }
 

@@ -75,6 +75,14 @@ impl Queue {
         }
     }
 
+    /// The oldest event, if there is one.
+    pub(super) fn try_pop(&self) -> Option<Arc<Envelope>> {
+        let mut state = self.lock();
+        let (size, envelope) = state.waiting.pop_front()?;
+        state.bytes -= size;
+        Some(envelope)
+    }
+
     /// Nobody reads any more.
     pub(super) fn abandon(&self) {
         let mut state = self.lock();

@@ -3,6 +3,7 @@
 mod any;
 mod container;
 mod content;
+mod event;
 mod identity;
 mod image;
 mod lease;
@@ -13,6 +14,7 @@ mod snapshot;
 pub use any::{Any, Runtime};
 pub use container::ContainerRecord;
 pub use content::{ContentRecord, IngestRecord};
+pub use event::{EventRecord, JournalEntry, JournalRecord, event_key};
 pub use identity::IdentityRecord;
 pub use image::ImageRecord;
 pub use lease::{LeaseRecord, LeaseResourceRecord};

@@ -191,6 +191,21 @@ fn a_group_is_flushed_once() {
 }
 
 #[test]
+fn a_patient_request_rides_with_the_next_group() {
+    let disk: Arc<Disk> = Arc::default();
+    let store = over(&disk);
+    let long = Duration::from_secs(3600);
+    let patient = store.submit_patiently(long, |tx| tx.put(&A, b"patient", &Number(1)));
+    put(&store, 1).wait().unwrap();
+    patient.wait().map_err(|error: StoreError| error).unwrap();
+    assert_eq!(disk.flushes.load(Ordering::SeqCst), 1, "one group for both");
+    store.submit_patiently(Duration::ZERO, |tx| tx.put(&A, b"alone", &Number(1))).wait().map_err(|error: StoreError| error).unwrap();
+    let last = store.submit_patiently(long, |tx| tx.put(&A, b"last", &Number(1)));
+    drop(store);
+    last.wait().map_err(|error: StoreError| error).unwrap();
+}
+
+#[test]
 fn reading_requests_flush_nothing() {
     let disk: Arc<Disk> = Arc::default();
     let store = over(&disk);
