@@ -18,12 +18,14 @@ use rustix::process::{Pid, Signal};
 
 use crate::args::Args;
 use crate::driver::{INIT_PID_FILE, ROOTFS_DIR};
-use crate::{address, journal, log, once, rootfs, runtime, start};
+use crate::{address, helper, journal, log, once, rootfs, runtime, start};
 
 /// The status of a container that was killed.
 const KILLED: u32 = 128 + 9;
 /// How long a killed process may take to go.
 const KILL_WAIT: Duration = Duration::from_secs(5);
+/// How long a filesystem may take to be unmounted.
+const UNMOUNT_WAIT: Duration = Duration::from_secs(10);
 
 /// Why it could not be told how the container ended.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +66,7 @@ pub(crate) fn run(args: &Args) -> Result<(), DeleteError> {
     {
         log::warning!("what is left of the container cannot be killed: {error}");
     }
-    rootfs::unmount_all(&bundle.join(ROOTFS_DIR));
+    unmount(&bundle.join(ROOTFS_DIR));
     remove_socket(&bundle);
 
     let exit = journal.as_ref().and_then(|journal| journal.exit);
@@ -76,6 +78,22 @@ pub(crate) fn run(args: &Args) -> Result<(), DeleteError> {
     };
     let mut stdout = io::stdout().lock();
     stdout.write_all(&response.encode_to_vec()).and_then(|()| stdout.flush()).map_err(DeleteError::Tell)
+}
+
+/// Unmounts, but not for ever: the daemon waits.
+fn unmount(place: &Path) {
+    match helper::start(|| (Ok(()), rootfs::unmount_all(place))) {
+        Ok(helper) => {
+            if helper.wait(UNMOUNT_WAIT).is_none() {
+                log::error!("{} does not answer and stays mounted", place.display());
+                helper.give_up();
+            }
+        }
+        Err(error) => {
+            log::warning!("without a helper: {error}");
+            drop(rootfs::unmount_all(place));
+        }
+    }
 }
 
 /// The init, if it is certainly the one that was written down.

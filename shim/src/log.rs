@@ -44,6 +44,13 @@ pub(crate) fn init(bundle: &Path, debug: bool) {
     let _ = TARGET.set(Target { path: bundle.join(FILE_NAME), file: Mutex::new(None) });
 }
 
+/// Opens the fifo again for the next line, without closing it: in a child, the descriptor may be another's by now.
+pub(crate) fn forget_file() {
+    if let Some(target) = TARGET.get() {
+        std::mem::forget(target.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take());
+    }
+}
+
 /// Writes one line.
 pub(crate) fn write(level: Level, message: fmt::Arguments<'_>) {
     let Some(target) = TARGET.get() else { return };

@@ -16,6 +16,7 @@ mod command;
 mod delete;
 mod driver;
 mod events;
+mod helper;
 mod info;
 mod io;
 mod journal;

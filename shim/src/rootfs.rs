@@ -87,7 +87,7 @@ impl Classify for RootfsError {
 pub(crate) fn mount_all(mounts: &[Mount], rootfs: &Path) -> Result<(), RootfsError> {
     for each in mounts {
         if let Err(error) = mount_one(each, rootfs) {
-            unmount_all(rootfs);
+            drop(unmount_all(rootfs));
             return Err(error);
         }
     }
@@ -195,14 +195,16 @@ fn native(flags: MountFlags) -> MsFlags {
     MsFlags::from_bits_retain(flags.bits())
 }
 
-/// Unmounts all that is on and below `rootfs`, the deepest first. Nothing mounted is no error.
-pub(crate) fn unmount_all(rootfs: &Path) {
-    if let Err(error) = hand_over(rootfs) {
+/// Unmounts all that is on and below `rootfs`, the deepest first. Nothing mounted is no error. What comes back is perhaps the
+/// last hold on an overlay: to let go of it takes long, and nobody need wait for that.
+pub(crate) fn unmount_all(rootfs: &Path) -> Option<OwnedFd> {
+    let held = take_off(rootfs).unwrap_or_else(|error| {
         log::debug!("{}: unmounting it in place: {error}", rootfs.display());
-    }
+        None
+    });
     // The common case: one mount, nobody in it.
     if peel(rootfs) {
-        return;
+        return held;
     }
     for point in mount_points(rootfs).unwrap_or_default() {
         if !peel(&point) {
@@ -213,26 +215,27 @@ pub(crate) fn unmount_all(rootfs: &Path) {
     if !peel(rootfs) {
         let _ = umount2(rootfs, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
     }
+    held
 }
 
-/// Takes an overlay off its mount point at once, and leaves what the kernel does with it then to a child.
+/// Takes an overlay off its mount point at once; the caller lets go of it.
 ///
 /// The last one to let go of an overlay waits until the whole filesystem below its upper folder is written to disk
 /// (Linux, `fs/overlayfs/super.c`, `ovl_sync_fs`), which on a busy machine takes longer than the rest of a container's life.
 /// Nobody relies on that: who needs the folder on disk, a commit for one, syncs it.
-fn hand_over(rootfs: &Path) -> io::Result<()> {
+fn take_off(rootfs: &Path) -> io::Result<Option<OwnedFd>> {
     const OVERLAYFS_SUPER_MAGIC: i64 = 0x794c_7630;
     let kind = match rustix::fs::statfs(rootfs) {
-        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
         answer => answer?.f_type,
     };
     if kind != OVERLAYFS_SUPER_MAGIC {
-        return Ok(());
+        return Ok(None);
     }
     let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
     let mounted = rustix::mount::open_tree(rustix::fs::CWD, rootfs, flags)?;
     umount2(rootfs, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
-    crate::sys::let_go_elsewhere(mounted)
+    Ok(Some(mounted))
 }
 
 /// Takes off every mount stacked on one point; false when one is busy.
@@ -318,7 +321,7 @@ mod tests {
         assert_eq!(std::fs::read_to_string(rootfs.join("file")).unwrap(), "x");
         let refused = std::fs::write(rootfs.join("file"), "y").unwrap_err();
         assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
-        unmount_all(&rootfs);
+        drop(unmount_all(&rootfs));
         assert!(!rootfs.join("file").exists());
     }
 
@@ -355,7 +358,7 @@ mod tests {
         mount_all(&[bind(&source, &[]), nested], &rootfs).unwrap();
         let busy = File::open(rootfs.join("inner")).unwrap();
         assert_eq!(mount_points(&rootfs).unwrap().len(), 2);
-        unmount_all(&rootfs);
+        drop(unmount_all(&rootfs));
         drop(busy);
         assert_eq!(mount_points(&rootfs).unwrap(), Vec::<PathBuf>::new());
     }
@@ -375,12 +378,13 @@ mod tests {
         let overlay = Mount { kind: "overlay".into(), source: "overlay".into(), target: String::new(), options };
         mount_all(std::slice::from_ref(&overlay), &path("rootfs")).unwrap();
         std::fs::write(path("rootfs/kept"), "by the upper folder").unwrap();
-        hand_over(&path("rootfs")).unwrap();
+        let held = take_off(&path("rootfs")).unwrap();
+        assert!(held.is_some());
         assert_eq!(mount_points(&path("rootfs")).unwrap(), Vec::<PathBuf>::new());
         assert!(path("upper/kept").exists());
         // It can be mounted again at once, as a container that is started again needs it.
         mount_all(&[overlay], &path("rootfs")).unwrap();
-        unmount_all(&path("rootfs"));
+        drop(unmount_all(&path("rootfs")));
         assert_eq!(mount_points(&path("rootfs")).unwrap(), Vec::<PathBuf>::new());
     }
 
@@ -409,6 +413,6 @@ mod tests {
         mount_all(&[overlay], &rootfs).unwrap();
         assert_eq!(std::env::current_dir().unwrap(), before);
         assert!(rootfs.join("deep").exists());
-        unmount_all(&rootfs);
+        drop(unmount_all(&rootfs));
     }
 }

@@ -21,6 +21,9 @@ pub(crate) const LISTEN_VARIABLE: &str = "GANTRY_SHIM_LISTEN_FD";
 /// The environment variable with the daemon's socket for events.
 pub(crate) const TTRPC_VARIABLE: &str = "TTRPC_ADDRESS";
 
+/// The environment variable with the seconds that a root filesystem may take to be mounted.
+const MOUNT_VARIABLE: &str = "GANTRY_SHIM_MOUNT_SECONDS";
+
 /// Variables that mean the daemon or this process. An executor would take them for its own: `runc` for one makes a
 /// container announce itself to the daemon's service manager, and hands descriptors on to it.
 const NOT_FOR_CHILDREN: [&str; 5] = [LISTEN_VARIABLE, "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
@@ -80,7 +83,9 @@ pub(crate) fn run(args: &Args) -> Result<(), ServeError> {
     settle_in().map_err(setup("become a server"))?;
     let events = std::env::var_os(TTRPC_VARIABLE).filter(|address| !address.is_empty());
     let events = events.map(|address| PathBuf::from(address::from_url(&address.to_string_lossy())));
-    let parts = Parts { listener, namespace: args.namespace.clone(), events, bundle, slots };
+    let mount_limit = std::env::var(MOUNT_VARIABLE).ok().and_then(|seconds| seconds.parse().ok());
+    let mount_limit = mount_limit.map(std::time::Duration::from_secs);
+    let parts = Parts { listener, namespace: args.namespace.clone(), events, bundle, slots, mount_limit };
     let mut driver = Driver::new(parts).map_err(setup("watch descriptors"))?;
     let result = driver.run().map_err(ServeError::Loop);
     if let Some(socket) = socket {

@@ -76,34 +76,38 @@ pub(crate) fn forget_variables(names: &[&str]) {
     }
 }
 
-/// Closes `held` in a child, so that what the kernel does at its last close takes the child's time. The child ends by itself,
-/// and keeps nothing else of ours open: nobody must take it for us, or wait for an end of file because of it.
+/// Runs `body` in a child and ends that. Of the descriptors of this process it has `stdout`, as its standard output, and
+/// standard input and error; signals do there what they do anywhere.
 ///
 /// # Errors
-/// There is no child; `held` was closed here.
-#[expect(unsafe_code, reason = "a thread would do as well but for the memory it costs")]
-pub(crate) fn let_go_elsewhere(held: OwnedFd) -> io::Result<()> {
-    let (until_closed, ours) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    // SAFETY: this process has one thread, so the child has all of it in a sane state; it makes a few system calls.
+/// There is no child.
+#[expect(unsafe_code, reason = "a thread could not be given up, and would cost memory")]
+pub(crate) fn in_child(stdout: impl AsFd, body: impl FnOnce()) -> io::Result<u32> {
+    // SAFETY: this process has one thread, so the child has all of it in a sane state.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Child => {
-            let kept = nix::unistd::dup2_stdin(&until_closed).and_then(|()| nix::unistd::dup2_stdout(&held));
-            // SAFETY: from here on nothing is used but descriptors 0 and 1, and nothing is run but this: no owner of the
-            // others will ever notice.
-            unsafe { libc::syscall(libc::SYS_close_range, 2, libc::c_uint::MAX, 0) };
-            if kept.is_ok() {
-                // Nothing is ever written: it ends when the parent has closed both, so the last close is the child's.
-                let _ = nix::unistd::read(io::stdin(), &mut [0]);
+            let kept = nix::unistd::dup2_stdout(stdout);
+            // SAFETY: nothing that owns any of them is used any more, nor dropped: the child ends below.
+            unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+            for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT] {
+                // SAFETY: the default action is no code of this process.
+                unsafe { libc::signal(signal, libc::SIG_DFL) };
             }
-            // SAFETY: it ends the process, closing `held`, without running anything of the parent's.
+            if kept.is_ok() {
+                body();
+            }
+            // SAFETY: it ends the process without running anything of the parent's.
             unsafe { libc::_exit(0) }
         }
-        nix::unistd::ForkResult::Parent { .. } => {
-            drop(held);
-            drop(ours);
-            Ok(())
-        }
+        nix::unistd::ForkResult::Parent { child } => Ok(child.as_raw().unsigned_abs()),
     }
+}
+
+/// Closes standard output of a child that has said what it had to say.
+#[expect(unsafe_code, reason = "standard output has no owner that could be dropped")]
+pub(crate) fn close_stdout() {
+    // SAFETY: in a child of `in_child`, which prints nothing more.
+    unsafe { libc::close(1) };
 }
 
 /// Gives back the memory of a mapping whose content is in a file; what is needed again comes from there.

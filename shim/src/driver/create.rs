@@ -4,10 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use executor::cgroup::Cgroup;
-use executor::{Create, Ended, Exec, Invocation, Outcome, executor_for};
+use executor::{Create, Exec, Invocation, Outcome, executor_for};
 use model::task::{Pid, State};
 use proto::events::{TaskCreate, TaskExecAdded, TaskIo};
 
+use super::errands::Gone;
 use super::jobs::Then;
 use super::process::{Container, Launch, Number, Phase, Process, RestoreFrom};
 use super::{Caller, Deadline, Driver, LOGGER_READY, Watch};
@@ -17,7 +18,7 @@ use crate::io::{Owner, Stdio, StdioError};
 use crate::place::join_cgroup;
 use crate::poll::{EventFlags, Key};
 use crate::spec::Spec;
-use crate::{journal, log, rootfs, runtime};
+use crate::{journal, log, runtime};
 
 /// The folder in the bundle on which the root filesystem is mounted.
 pub(crate) const ROOTFS_DIR: &str = "rootfs";
@@ -47,7 +48,6 @@ impl Driver {
             {
                 return Err(Refusal::Io { what: "make the root folder", source });
             }
-            rootfs::mount_all(&request.rootfs, &rootfs)?;
         }
         let work = Some(PathBuf::from(&request.options.criu_work_path)).filter(|path| !path.as_os_str().is_empty());
         let restore = request.checkpoint.map(|images| RestoreFrom { images, work });
@@ -75,10 +75,20 @@ impl Driver {
                 dying: None,
             },
         );
-        self.mounts_of_create.insert(init, request.rootfs);
-        if let Err(refusal) = self.prepare(init, Vec::new(), caller) {
-            self.forget_container(init);
-            return Err(refusal);
+        self.mounts_of_create.insert(init, request.rootfs.clone());
+        let begun = if is_mounted {
+            let begun = self.mount(init, request.rootfs, caller);
+            if begun.is_err()
+                && let Some(container) = self.container_of_mut(init)
+            {
+                container.is_mounted = false;
+            }
+            begun
+        } else {
+            self.prepare(init, Vec::new(), caller)
+        };
+        if let Err(refusal) = begun {
+            self.launch_failed(init, caller, refusal);
         }
         Ok(())
     }
@@ -205,9 +215,7 @@ impl Driver {
         let made = verdict.and_then(|()| self.take_over(number));
         self.remove_exec_files(number);
         if let Err(refusal) = made {
-            // A runtime that fails cleans up; one that was killed, or whose work we could not take over, has not.
-            let is_left = outcome.ended == Ended::Exited(0) || outcome.ended == Ended::TimedOut;
-            if is_left && self.abandon(number, caller, &refusal) {
+            if Self::leaves_something(outcome.ended) && self.abandon(number, caller, &refusal) {
                 return;
             }
             self.launch_failed(number, caller, refusal);
@@ -318,10 +326,9 @@ impl Driver {
         self.run_job(&delete, Default::default(), Then::Abandoned(number, caller, Box::new(told))).is_ok()
     }
 
-    pub(super) fn abandoned(&mut self, number: Number, caller: Caller, refusal: &Refusal) {
+    pub(super) fn abandoned(&mut self, number: Number, caller: Caller, refusal: Refusal) {
         self.sandbox_failed(number);
-        self.forget_container(number);
-        self.refuse(caller, refusal);
+        self.forget_container(number, Gone::Failed(caller, refusal));
     }
 
     /// A process could not be made: everything made for it goes, and its caller is told.
@@ -329,11 +336,11 @@ impl Driver {
         let is_init = self.processes.get(&number).is_none_or(Process::is_init);
         if is_init {
             self.sandbox_failed(number);
-            self.forget_container(number);
+            self.forget_container(number, Gone::Failed(caller, refusal));
         } else {
             self.exec_failed(number);
+            self.refuse(caller, &refusal);
         }
-        self.refuse(caller, &refusal);
     }
 
     /// If it was the sandbox that could not be made, there is none.
@@ -343,12 +350,13 @@ impl Driver {
         }
     }
 
-    /// Removes every trace of a container that was never there for anybody, or is no longer.
-    pub(super) fn forget_container(&mut self, init: Number) {
+    /// Removes every trace of a container that was never there for anybody, or is no longer; `gone` comes when all of it is.
+    pub(super) fn forget_container(&mut self, init: Number, gone: Gone) {
         self.mounts_of_create.remove(&init);
-        let Some(process) = self.processes.get(&init) else { return };
-        let id = process.target.id.clone();
-        let Some(mut container) = self.containers.remove(&id) else { return };
+        let id = self.processes.get(&init).map(|process| process.target.id.clone());
+        let Some(mut container) = id.and_then(|id| self.containers.remove(&id)) else {
+            return self.unmount(None, gone);
+        };
         if let Some((watch, key)) = container.oom.take() {
             self.poll.remove(&watch);
             self.watches.remove(&key);
@@ -356,12 +364,10 @@ impl Driver {
         for number in container.execs.values().copied().chain([init]) {
             self.forget_process(number);
         }
-        if container.is_mounted {
-            rootfs::unmount_all(&container.bundle.join(ROOTFS_DIR));
-        }
         for (_, caller) in container.queue {
             self.refuse(caller, &Refusal::NoContainer);
         }
+        self.unmount(container.is_mounted.then(|| container.bundle.join(ROOTFS_DIR)), gone);
     }
 
     /// Removes a process with its streams; those who wait for it are told that there is none.

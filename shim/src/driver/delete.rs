@@ -3,9 +3,10 @@
 use std::time::SystemTime;
 
 use executor::{ExecutorError, Outcome, executor_for};
-use model::task::State;
+use model::task::{Exit, Pid, State};
 use proto::events::TaskDelete;
 
+use super::errands::Gone;
 use super::jobs::Then;
 use super::process::{Deleting, Number, Phase};
 use super::{Caller, DRAIN, DRAIN_EXEC, DYING, Deadline, Driver};
@@ -115,10 +116,14 @@ impl Driver {
     pub(super) fn finish_delete(&mut self, number: Number, caller: Caller) {
         let Some(process) = self.processes.get(&number) else { return };
         let (id, pid, exit) = (process.target.id.clone(), process.pid, process.exit());
-        self.forget_container(number);
+        self.forget_container(number, Gone::Deleted { id, pid, exit, caller });
+    }
+
+    /// All of it is gone: event, answer.
+    pub(super) fn deleted(&mut self, id: &str, pid: Pid, exit: Option<Exit>, caller: Caller) {
         let exited_at = exit.map_or_else(SystemTime::now, |exit| exit.at);
         self.event(&Event::Delete(TaskDelete {
-            container_id: id.clone(),
+            container_id: id.to_owned(),
             pid,
             exit_status: exit.map_or(0, |exit| exit.status),
             exited_at: Some(proto::convert::time::to_wire(exited_at)),
@@ -126,7 +131,7 @@ impl Driver {
         }));
         log::info!("container {id} deleted");
         self.answer(caller, &Answer::Exited { pid, exit });
-        if self.is_sandbox(&id) {
+        if self.is_sandbox(id) {
             self.forget_sandbox();
         }
     }

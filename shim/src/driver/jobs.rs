@@ -82,7 +82,7 @@ impl Driver {
             Then::Updated(number, caller) => self.updated(number, caller, &outcome),
             Then::Signalled(number, caller) => self.signalled(number, caller, &outcome),
             Then::Deleted(number) => self.removed(number, &outcome),
-            Then::Abandoned(number, caller, refusal) => self.abandoned(number, caller, &refusal),
+            Then::Abandoned(number, caller, refusal) => self.abandoned(number, caller, *refusal),
         }
     }
 

@@ -19,6 +19,7 @@ mod checkpoint;
 mod control;
 mod create;
 mod delete;
+mod errands;
 mod exits;
 mod jobs;
 mod process;
@@ -38,6 +39,7 @@ use model::task::{Exit, Pid};
 
 use self::attach::Attached;
 pub(crate) use self::create::{INIT_PID_FILE, ROOTFS_DIR};
+use self::errands::Errand;
 use self::jobs::Job;
 use self::process::{Container, Number, Process};
 use self::sandbox::Sandbox;
@@ -60,6 +62,10 @@ const DYING: Duration = Duration::from_secs(10);
 const LOGGER_READY: Duration = Duration::from_secs(10);
 /// How long a logger may go on after it was asked to end.
 const LOGGER_KILL: Duration = Duration::from_secs(12);
+/// How long a root filesystem may take to be mounted, if nobody has said.
+const MOUNT: Duration = Duration::from_secs(60);
+/// How long one may take to be unmounted.
+const UNMOUNT: Duration = Duration::from_secs(15);
 /// How long an attached client may be behind without reading anything.
 const SLOW: Duration = Duration::from_secs(10);
 /// How long events are still delivered after the call to shut down.
@@ -85,6 +91,7 @@ enum Watch {
     Listener,
     Client,
     Publisher,
+    Errand,
     Pump(Number),
     Feed(Number),
     LoggerReady(Number),
@@ -97,6 +104,8 @@ enum Watch {
 enum Deadline {
     /// This executor takes too long.
     Job(Pid),
+    /// This helper takes too long.
+    Errand(Key),
     /// Try again to open the sink of this pump.
     OpenSink(Key),
     /// This logger has not said that it is ready.
@@ -132,6 +141,8 @@ pub(crate) struct Parts {
     pub bundle: PathBuf,
     /// Descriptors kept free for loggers.
     pub slots: Slots,
+    /// How long a root filesystem may take to be mounted, if someone has said.
+    pub mount_limit: Option<Duration>,
 }
 
 /// The one owner of everything.
@@ -146,6 +157,7 @@ pub(crate) struct Driver {
     clients: Clients,
     publisher: Publisher,
     slots: Slots,
+    mount_limit: Duration,
     containers: BTreeMap<String, Container>,
     sandbox: Option<Sandbox>,
     processes: BTreeMap<Number, Process>,
@@ -155,6 +167,10 @@ pub(crate) struct Driver {
     pids: BTreeMap<Pid, Number>,
     /// Executors at work.
     jobs: BTreeMap<Pid, Job>,
+    /// Helpers at work.
+    errands: BTreeMap<Key, Errand>,
+    /// Told to end while a container was going.
+    ends_after_errands: bool,
     /// Loggers, by the process they log.
     loggers: BTreeMap<Pid, Number>,
     /// Attached clients, by their connection.
@@ -194,12 +210,15 @@ impl Driver {
             signals,
             clients,
             slots: parts.slots,
+            mount_limit: parts.mount_limit.unwrap_or(MOUNT),
             containers: BTreeMap::new(),
             sandbox: None,
             processes: BTreeMap::new(),
             mounts_of_create: BTreeMap::new(),
             pids: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            errands: BTreeMap::new(),
+            ends_after_errands: false,
             loggers: BTreeMap::new(),
             attached: BTreeMap::new(),
             early: VecDeque::new(),
@@ -246,6 +265,7 @@ impl Driver {
                 let todo = self.publisher.ready(&mut self.poll);
                 self.on_todo(todo);
             }
+            Watch::Errand => self.on_errand(key),
             Watch::Pump(number) => self.step_pump(number, key),
             Watch::Feed(number) => self.on_feed(number, key),
             Watch::LoggerReady(number) => self.on_logger_ready(number, key),
@@ -256,6 +276,7 @@ impl Driver {
     fn on_deadline(&mut self, deadline: Deadline) {
         match deadline {
             Deadline::Job(pid) => self.kill_job(pid),
+            Deadline::Errand(key) => self.give_errand_up(key),
             Deadline::OpenSink(key) => {
                 if let Some(Watch::Pump(number)) = self.watches.get(&key).copied() {
                     self.step_pump(number, key);
@@ -468,6 +489,10 @@ impl Driver {
     fn shut_down(&mut self, who: &str) {
         if !self.containers.is_empty() || self.sandbox.is_some() {
             log::info!("{who} asks for the end: {} containers are here", self.containers.len());
+            return;
+        }
+        if !self.errands.is_empty() {
+            self.ends_after_errands = true;
             return;
         }
         if !self.is_ending {

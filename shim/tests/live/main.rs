@@ -14,6 +14,7 @@ mod cleanup;
 mod execs;
 mod life;
 mod logs;
+mod mounts;
 mod order;
 mod random;
 mod refusals;
