@@ -10,6 +10,7 @@ pub mod document;
 mod error;
 pub mod export;
 mod fetch;
+pub mod here;
 pub mod import;
 mod lease;
 mod local;
@@ -122,7 +123,11 @@ pub struct Images {
     extractions: Arc<Semaphore>,
     /// How many more may be while they arrive, which mostly wait.
     followers: Arc<Semaphore>,
+    operations: Operations,
 }
+
+/// How much of parts of blobs may wait for its turn, in KiB, for all transfers together.
+const MAX_CHUNK_KIB: u32 = 24 << 10;
 
 /// The most blobs that are fetched at a time, whoever wants them.
 const MAX_DOWNLOADS: usize = 64;
@@ -145,8 +150,73 @@ impl Images {
             chunk_kib: Arc::new(Semaphore::new(MAX_CHUNK_KIB as usize)),
             extractions: Arc::new(Semaphore::new(processors.max(MIN_EXTRACTIONS))),
             followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+            operations: Operations::default(),
         }
     }
+
+    /// What is under way.
+    pub fn operations(&self) -> &Operations {
+        &self.operations
+    }
+
+    /// The repository of `reference`, found and spoken to as configuration and caller say.
+    ///
+    /// # Errors
+    /// What is configured for its registry cannot be used.
+    pub async fn remote(
+        &self,
+        reference: Reference,
+        purpose: Purpose,
+        access: RegistryAccess,
+    ) -> Result<Remote, TransferError> {
+        let RegistryAccess { scheme, asker, host_dir, headers, trace, door } = access;
+        let mut sources = match (host_dir.is_empty(), door) {
+            (false, _) => Sources::of_paths(&host_dir),
+            (true, Door::Transfer) => self.settings.hosts.clone(),
+            (true, Door::Cri) => self.settings.cri_hosts.clone(),
+        };
+        sources.headers.extend(headers);
+        let options = Options { scheme, purpose, asker, sources, patience: self.settings.patience, trace };
+        Ok(Remote::new(reference, options).await?)
+    }
+
+    /// Asks the verifiers of this machine whether an image may be used; one that is not here is nobody's business.
+    ///
+    /// # Errors
+    /// One of them refuses it, or cannot be asked.
+    pub async fn judge(&self, namespace: &Namespace, name: &str) -> Result<(), verifier::VerifierError> {
+        match self.meta.image(namespace, name) {
+            Ok(image) => self.settings.verifiers.judge(name, &image.record.target).await,
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Who wants to speak to a registry: what is configured for registries depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Door {
+    /// A client of the transfer service.
+    #[default]
+    Transfer,
+    /// The Kubernetes interface.
+    Cri,
+}
+
+/// What a caller says of how a registry is spoken to. The default is as anybody, as configured.
+#[derive(Debug, Default)]
+pub struct RegistryAccess {
+    /// With or without encryption, where nothing else says it.
+    pub scheme: Option<Scheme>,
+    /// Who we are.
+    pub asker: Asker,
+    /// Folders of hosts instead of the configured ones, with `:` between them; empty for those.
+    pub host_dir: String,
+    /// Headers to send along.
+    pub headers: Vec<(String, String)>,
+    /// Who wants to see what is said.
+    pub trace: Trace,
+    /// By whom.
+    pub door: Door,
 }
 
 impl Images {

@@ -17,13 +17,15 @@ use tonic::{Request, Response, Status};
 use super::{Failure, Scope, unary};
 use crate::images::export::LeaveOut;
 use crate::images::names::Naming;
-use crate::images::progress::{Reporter, reporting};
+use crate::images::operations::Kind as Operation;
+use crate::images::progress::Reporter;
 use crate::images::registry::auth::Asker;
 use crate::images::registry::client::{Purpose, Remote};
 use crate::images::registry::scheme::Scheme;
-use crate::images::{Images, TransferError, Unpack, Wanted};
+use crate::images::registry::trace::{Level, Trace};
+use crate::images::{Door, Images, RegistryAccess, TransferError, Unpack, Wanted};
 use crate::streaming::bytes::{Receiver, Sender};
-use crate::streaming::{Channel, StreamError, Streams};
+use crate::streaming::{Channel, Streams};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -44,9 +46,6 @@ enum Refused {
     /// No transfer leads from the one to the other.
     #[error("transfer from {from:?} to {to:?} is not supported")]
     Pair { from: String, to: String },
-    /// A field that is not honoured yet.
-    #[error("{field} is not supported yet")]
-    Field { field: &'static str },
     /// A scheme that is neither of the two.
     #[error("unknown scheme {scheme:?}, it must be \"http\" or \"https\"")]
     Scheme { scheme: String },
@@ -56,7 +55,7 @@ impl Classify for Refused {
     fn kind(&self) -> Kind {
         match self {
             Self::NoEnd { .. } | Self::Malformed { .. } | Self::Scheme { .. } => Kind::InvalidArgument,
-            Self::Pair { .. } | Self::Field { .. } => Kind::Unimplemented,
+            Self::Pair { .. } => Kind::Unimplemented,
         }
     }
 }
@@ -110,7 +109,7 @@ impl Service {
             (End::Store(store), End::Registry(registry)) => self.push(scope, store, registry, progress).await,
             (End::Import(stream), End::Store(store)) => self.import(scope, stream, store, progress).await,
             (End::Store(store), End::Export(stream)) => self.export(scope, store, stream, progress).await,
-            (End::Store(from), End::Store(to)) => Ok(self.images.tag(scope, &from.name, &wanted(to)?).await?),
+            (End::Store(from), End::Store(to)) => Ok(self.images.tag(scope, &from.name, &wanted(to)).await?),
             _ => Err(Refused::Pair { from: source.type_url, to: destination.type_url }.into()),
         }
     }
@@ -122,12 +121,14 @@ impl Service {
         store: ImageStore,
         progress: Option<Channel>,
     ) -> Result<(), Failure> {
-        let wanted = wanted(store)?;
-        let (reference, remote) = self.remote(&scope, registry, Purpose::Pull)?;
+        let wanted = wanted(store);
+        let (reference, remote) = self.remote(&scope, registry, Purpose::Pull).await?;
+        let name = if wanted.name.is_empty() { reference.to_string() } else { wanted.name.clone() };
+        let operation = self.images.operations().begin(Operation::Pull, &scope.namespace, &name);
         let work = async |reporter: Reporter| self.images.pull(scope, &remote, &reference, &wanted, &reporter).await;
         let last =
             |outcome: &Result<_, _>| last_word(outcome, &format!("Completed pull from OCI Registry ({reference})"));
-        reporting(progress, work, last).await?;
+        operation.run(progress, work, last).await?;
         Ok(())
     }
 
@@ -138,12 +139,13 @@ impl Service {
         registry: OciRegistry,
         progress: Option<Channel>,
     ) -> Result<(), Failure> {
-        let wanted = wanted(store)?;
-        let (reference, remote) = self.remote(&scope, registry, Purpose::Push)?;
+        let wanted = wanted(store);
+        let (reference, remote) = self.remote(&scope, registry, Purpose::Push).await?;
+        let operation = self.images.operations().begin(Operation::Push, &scope.namespace, &reference.to_string());
         let work = async |reporter: Reporter| self.images.push(scope, &wanted, &remote, &reference, &reporter).await;
         let last =
             |outcome: &Result<_, _>| last_word(outcome, &format!("Completed push to OCI Registry ({reference})"));
-        reporting(progress, work, last).await?;
+        operation.run(progress, work, last).await?;
         Ok(())
     }
 
@@ -154,13 +156,11 @@ impl Service {
         store: ImageStore,
         progress: Option<Channel>,
     ) -> Result<(), Failure> {
-        if stream.force_compress {
-            return Err(Refused::Field { field: "compressing layers on import" }.into());
-        }
-        let wanted = wanted(store)?;
+        let wanted = Wanted { compress: stream.force_compress, ..wanted(store) };
+        let operation = self.images.operations().begin(Operation::Import, &scope.namespace, &wanted.name);
         let source = Receiver::new(self.streams.claim(&scope.namespace, &stream.stream)?);
         let work = async |reporter: Reporter| self.images.import(scope, source, &wanted, &reporter).await;
-        reporting(progress, work, |outcome| last_word(outcome, "Completed import")).await?;
+        operation.run(progress, work, |outcome| last_word(outcome, "Completed import")).await?;
         Ok(())
     }
 
@@ -171,7 +171,7 @@ impl Service {
         stream: ImageExportStream,
         progress: Option<Channel>,
     ) -> Result<(), Failure> {
-        let mut wanted = wanted(store)?;
+        let mut wanted = wanted(store);
         if stream.all_platforms {
             wanted.platforms.clear();
         } else if !stream.platforms.is_empty() {
@@ -184,24 +184,27 @@ impl Service {
             non_distributable: stream.skip_non_distributable,
         };
         let target = Sender::new(self.streams.claim(&scope.namespace, &stream.stream)?);
+        let operation = self.images.operations().begin(Operation::Export, &scope.namespace, &wanted.name);
         let work = async |reporter: Reporter| self.images.export(scope, &wanted, leave_out, target, &reporter).await;
-        reporting(progress, work, |outcome| last_word(outcome, "Completed export")).await?;
+        operation.run(progress, work, |outcome| last_word(outcome, "Completed export")).await?;
         Ok(())
     }
 
-    fn remote(&self, scope: &Scope, registry: OciRegistry, purpose: Purpose) -> Result<(Reference, Remote), Failure> {
+    async fn remote(
+        &self,
+        scope: &Scope,
+        registry: OciRegistry,
+        purpose: Purpose,
+    ) -> Result<(Reference, Remote), Failure> {
         let OciRegistry { reference, resolver } = registry;
-        let RegistryResolver { auth_stream, headers, host_dir, default_scheme, http_debug, logs_stream } =
-            resolver.unwrap_or_default();
-        for (field, given) in [
-            ("a folder of hosts.toml files", !host_dir.is_empty()),
-            ("sending headers to the registry", !headers.is_empty()),
-            ("logging what goes to the registry", http_debug != HttpDebug::Disabled as i32 || !logs_stream.is_empty()),
-        ] {
-            if given {
-                return Err(Refused::Field { field }.into());
-            }
-        }
+        let resolver = resolver.unwrap_or_default();
+        let level = match resolver.http_debug() {
+            HttpDebug::Disabled => Level::Off,
+            HttpDebug::Debug => Level::Debug,
+            HttpDebug::Trace => Level::Trace,
+            HttpDebug::Both => Level::Both,
+        };
+        let RegistryResolver { auth_stream, headers, host_dir, default_scheme, http_debug: _, logs_stream } = resolver;
         let scheme = match default_scheme.as_str() {
             "" => None,
             "http" => Some(Scheme::Http),
@@ -209,11 +212,19 @@ impl Service {
             _ => return Err(Refused::Scheme { scheme: default_scheme }.into()),
         };
         let reference: Reference = reference.parse().map_err(TransferError::from)?;
-        let asks = match auth_stream.as_str() {
-            "" => None,
-            id => Some(self.streams.claim(&scope.namespace, id).map_err(|error: StreamError| Failure::from(error))?),
+        let stream = |id: &str| match id {
+            "" => Ok(None),
+            id => self.streams.claim(&scope.namespace, id).map(Some),
         };
-        let remote = Remote::new(reference.clone(), scheme, purpose, Asker::new(asks)).map_err(TransferError::from)?;
+        let access = RegistryAccess {
+            scheme,
+            asker: Asker::new(stream(&auth_stream)?),
+            host_dir,
+            headers: headers.into_iter().collect(),
+            trace: Trace::new(level, stream(&logs_stream)?),
+            door: Door::Transfer,
+        };
+        let remote = self.images.remote(reference.clone(), purpose, access).await?;
         Ok((reference, remote))
     }
 }
@@ -231,25 +242,18 @@ fn last_word<T>(outcome: &Result<T, TransferError>, word: &str) -> Vec<Progress>
     outcome.as_ref().map(word).into_iter().collect()
 }
 
-fn wanted(store: ImageStore) -> Result<Wanted, Refused> {
+fn wanted(store: ImageStore) -> Wanted {
     let ImageStore { name, labels, platforms, all_metadata, manifest_limit, extra_references, unpacks } = store;
-    if all_metadata {
-        return Err(Refused::Field { field: "fetching the metadata of all platforms" });
-    }
-    let mut platforms: Vec<Platform> = platforms.into_iter().map(platform).collect();
-    match (manifest_limit, platforms.len()) {
-        (0, _) => {}
-        (_, 0) => return Err(Refused::Field { field: "a limit of manifests without platforms" }),
-        // One is chosen for each platform.
-        (limit, _) => platforms.truncate(usize::try_from(limit).unwrap_or(usize::MAX)),
-    }
-    Ok(Wanted {
+    Wanted {
         name,
         labels,
-        platforms,
+        platforms: platforms.into_iter().map(platform).collect(),
         references: extra_references.into_iter().map(naming).collect(),
         unpacks: unpacks.into_iter().map(unpack).collect(),
-    })
+        all_metadata,
+        manifest_limit: Some(manifest_limit).filter(|limit| *limit > 0).and_then(|limit| usize::try_from(limit).ok()),
+        compress: false,
+    }
 }
 
 fn naming(reference: ImageReference) -> Naming {

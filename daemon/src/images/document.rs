@@ -189,6 +189,9 @@ pub struct RawDescriptor {
     /// For which platform it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<RawPlatform>,
+    /// Where it is besides the registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub urls: Option<Vec<String>>,
 }
 
 /// A platform as documents have it.
@@ -221,7 +224,7 @@ impl From<Descriptor> for RawDescriptor {
     fn from(descriptor: Descriptor) -> Self {
         let annotations = Some(descriptor.annotations).filter(|annotations| !annotations.is_empty());
         let size = i64::try_from(descriptor.size).unwrap_or(i64::MAX);
-        Self { media_type: descriptor.media_type, digest: descriptor.digest, size, annotations, platform: None }
+        Self { media_type: descriptor.media_type, digest: descriptor.digest, size, annotations, platform: None, urls: None }
     }
 }
 
@@ -258,6 +261,8 @@ pub struct Manifest {
     pub config: Descriptor,
     /// The layers.
     pub layers: Vec<Descriptor>,
+    /// Where layers are that registries may not have.
+    pub urls: BTreeMap<Digest, Vec<String>>,
 }
 
 /// One entry of an index.
@@ -350,8 +355,9 @@ impl Raw {
                 let config = self.config.ok_or_else(|| missing("config"))?.checked(digest)?;
                 let layers = self.layers.ok_or_else(|| missing("layers"))?;
                 bounded("layers", layers.len(), MAX_LAYERS)?;
+                let urls = layers.iter().filter_map(|layer| Some((layer.digest.clone(), layer.urls.clone()?))).collect();
                 let layers = layers.into_iter().map(|layer| layer.checked(digest)).collect::<Result<_, _>>()?;
-                Ok(Document::Manifest(Manifest { config, layers }))
+                Ok(Document::Manifest(Manifest { config, layers, urls }))
             }
             DocumentKind::Index => {
                 let entries = self.manifests.ok_or_else(|| missing("manifests"))?;
@@ -445,6 +451,11 @@ pub fn upload_name(descriptor: &Descriptor) -> String {
         _ => "unknown",
     };
     format!("{kind}-{}", descriptor.digest)
+}
+
+/// Whether a layer may not be passed on: registries need not have it, its manifest says where it is.
+pub fn is_non_distributable(media_type: &str) -> bool {
+    is_layer(media_type) && (media_type.contains(".nondistributable.") || media_type.contains(".foreign."))
 }
 
 /// Whether a media type is that of a layer, whether or not we can unpack it.

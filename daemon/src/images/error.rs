@@ -8,6 +8,7 @@ use super::archive::ArchiveError;
 use super::document::DocumentError;
 use super::registry::RegistryError;
 use super::unpack::UnpackError;
+use super::verifier::VerifierError;
 use crate::meta::content::ContentError;
 use crate::meta::images::ImageError;
 use crate::meta::leases::LeaseError;
@@ -112,6 +113,12 @@ pub enum TransferError {
     /// No image was named.
     #[error("no image is named")]
     NothingNamed,
+    /// Somebody ended it.
+    #[error("the transfer was ended")]
+    Ended,
+    /// A verifier of this machine does not allow the image.
+    #[error(transparent)]
+    Verifier(#[from] VerifierError),
 }
 
 impl Classify for TransferError {
@@ -131,6 +138,8 @@ impl Classify for TransferError {
             Self::Image(error) => error.kind(),
             Self::Lease(error) => error.kind(),
             Self::Stream(error) => error.kind(),
+            Self::Ended => Kind::Canceled,
+            Self::Verifier(error) => error.kind(),
         }
     }
 }

@@ -12,7 +12,7 @@ use proto::bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::document::{Document, RawDescriptor, is_layer};
+use super::document::{Document, RawDescriptor, is_non_distributable};
 use super::names::{self, ANNOTATION_NAME, ANNOTATION_REF};
 use super::progress::Reporter;
 use super::tree::Tree;
@@ -106,7 +106,7 @@ impl Images {
             let tree = self.local_tree(scope, &name, &image, &wanted.platforms).await?;
             self.check_documents(scope, &tree, &image)?;
             for (blob, _) in tree.blobs() {
-                if leave_out.non_distributable && is_non_distributable(&blob) {
+                if leave_out.non_distributable && is_non_distributable(&blob.media_type) {
                     continue;
                 }
                 plan.blobs.insert(blob.digest.clone(), self.size(scope, &blob.digest)?);
@@ -184,11 +184,6 @@ fn path(digest: &Digest) -> String {
 
 fn json(document: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(document).expect("a document of strings and numbers is JSON")
-}
-
-fn is_non_distributable(blob: &Descriptor) -> bool {
-    is_layer(&blob.media_type)
-        && (blob.media_type.contains(".nondistributable.") || blob.media_type.contains(".foreign."))
 }
 
 /// Writes the archive. Blocks.

@@ -26,13 +26,13 @@ use super::archive::ArchiveError;
 use super::document::{Config, Document, DocumentKind, RawDescriptor, media_type};
 use super::names::{self, ANNOTATION_NAME, ANNOTATION_REF};
 use super::progress::Reporter;
-use super::tree::{Tree, Walk};
+use super::tree::{Choice, Tree, Walk};
 use super::arrivals::Arrivals;
 use super::{Images, TransferError, Wanted, lease};
 use crate::api::Scope;
 use crate::blocking;
 use crate::streaming::bytes::Receiver;
-use stage::{Stage, Staged};
+use stage::{Stage, Staged, compressed};
 
 /// Pieces of the stream that wait to be read; then the client waits.
 const PIECES_AHEAD: usize = 8;
@@ -90,7 +90,7 @@ impl Images {
         let held = lease::Held::new(&self.meta, scope).await?;
         reporter.say("Importing");
         let staged = self.receive(held.scope(), source).await?;
-        let (index, found) = self.contents(held.scope(), staged).await?;
+        let (index, found) = self.contents(held.scope(), staged, wanted.compress).await?;
         let mut names = Vec::new();
         let fallback = format!("{FALLBACK_NAME}-{}", lease::day(SystemTime::now()));
         // One name for all: that of the index.
@@ -164,7 +164,12 @@ impl Images {
     }
 
     /// Finds the images in what was staged, and the index that names all of them.
-    async fn contents(&self, scope: &Scope, staged: Staged) -> Result<(Descriptor, Vec<Found>), TransferError> {
+    async fn contents(
+        &self,
+        scope: &Scope,
+        staged: Staged,
+        compress: bool,
+    ) -> Result<(Descriptor, Vec<Found>), TransferError> {
         if let (Some(layout), Some(index)) = (&staged.layout, &staged.index) {
             check_layout(layout)?;
             let digest = Digest::sha256(index);
@@ -183,7 +188,7 @@ impl Images {
             return Ok((descriptor, found.collect()));
         }
         match &staged.saved {
-            Some(saved) => self.saved(scope, &staged, saved).await,
+            Some(saved) => self.saved(scope, &staged, saved, compress).await,
             None => Err(ArchiveError::NoImage.into()),
         }
     }
@@ -194,6 +199,7 @@ impl Images {
         scope: &Scope,
         staged: &Staged,
         saved: &[u8],
+        compress: bool,
     ) -> Result<(Descriptor, Vec<Found>), TransferError> {
         let saved: Vec<Saved> =
             serde_json::from_slice(saved).map_err(|source| ArchiveError::Syntax { name: "manifest.json", source })?;
@@ -201,7 +207,14 @@ impl Images {
         for image in saved {
             let config = staged.blob(&image.config)?;
             let layers = image.layers.unwrap_or_default();
-            let layers: Vec<_> = layers.iter().map(|path| staged.blob(path)).collect::<Result<_, _>>()?;
+            let mut layers: Vec<stage::Blob> =
+                layers.iter().map(|path| staged.blob(path).cloned()).collect::<Result<_, _>>()?;
+            if compress {
+                for layer in layers.iter_mut().filter(|layer| !layer.compressed) {
+                    let (meta, scope, plain) = (self.meta.clone(), scope.clone(), layer.clone());
+                    *layer = blocking::run(move || compressed(&meta, &scope, &plain)).await?;
+                }
+            }
             let descriptor = |media_type: &str, blob: &stage::Blob| {
                 RawDescriptor::from(Descriptor {
                     media_type: media_type.to_owned(),
@@ -210,7 +223,7 @@ impl Images {
                     annotations: BTreeMap::new(),
                 })
             };
-            let layer = |blob: &&stage::Blob| match blob.compressed {
+            let layer = |blob: &stage::Blob| match blob.compressed {
                 true => descriptor(media_type::DOCKER_LAYER_GZIP, blob),
                 false => descriptor(media_type::DOCKER_LAYER, blob),
             };
@@ -270,7 +283,7 @@ impl Images {
         root: &Descriptor,
         platforms: &[Platform],
     ) -> Result<Tree, TransferError> {
-        let mut walk = Walk::new(name, root.clone(), platforms);
+        let mut walk = Walk::new(name, root.clone(), Choice::of(platforms));
         while let Some((descriptor, _)) = walk.next()? {
             let is_document = DocumentKind::of(&descriptor.media_type).is_some() || descriptor.digest == root.digest;
             if is_document && self.has(&scope.namespace, &descriptor.digest)? {

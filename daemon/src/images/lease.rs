@@ -1,5 +1,6 @@
 //! The lease under which a transfer works: collection spares everything made under it until the image is on record.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::try_join_all;
@@ -25,19 +26,52 @@ pub(super) async fn settle(meta: &Meta, namespace: &Namespace) -> Result<usize, 
     Ok(left.len())
 }
 
+/// How long what a failed pull has fetched is kept for the next try.
+const KEPT_LIFE: Duration = Duration::from_secs(15 * 60);
+
+/// Says for which image a lease keeps what a failed pull has fetched.
+const LABEL_KEPT: &str = "gantry.io/kept-for";
+
+/// Keeps blobs for the next pull of `image`, for a while.
+async fn keep(meta: &Meta, namespace: &Namespace, image: &str, blobs: Vec<Digest>) -> Result<(), LeaseError> {
+    let labels = Labels::from([
+        (EXPIRE.to_owned(), rfc3339(SystemTime::now() + KEPT_LIFE)),
+        (LABEL_KEPT.to_owned(), image.to_owned()),
+    ]);
+    let id = format!("{}-{}", nanoseconds(), random_text(8));
+    meta.create_lease(namespace.clone(), id.clone(), labels).await?;
+    for blob in blobs {
+        meta.add_lease_resource(namespace.clone(), id.clone(), Resource::Content(blob)).await?;
+    }
+    Ok(())
+}
+
+/// Lets go of what failed pulls of `image` left: it is on record now.
+pub(super) async fn forget_kept(meta: &Meta, namespace: &Namespace, image: &str) {
+    let kept = meta.leases(namespace, &[format!("labels.{LABEL_KEPT:?}=={image:?}")]).unwrap_or_default();
+    for lease in kept {
+        if let Err(error) = meta.delete_lease(namespace.clone(), lease.id.clone()).await {
+            tracing::debug!(ns = %namespace, lease = lease.id, %error, "lease of a failed pull not removed; it expires");
+        }
+    }
+}
+
 /// A scope with a lease. A lease of ours is removed with it; one of the client's stays.
 #[derive(Debug)]
 pub(super) struct Held {
     meta: Meta,
     scope: Scope,
     ours: bool,
+    /// The image for which layers are kept should its pull fail.
+    image: Option<String>,
+    fetched: Mutex<Vec<Digest>>,
 }
 
 impl Held {
     /// The scope as it came if it has a lease, else with a new one.
     pub(super) async fn new(meta: &Meta, scope: Scope) -> Result<Self, LeaseError> {
         if scope.lease.is_some() {
-            return Ok(Self { meta: meta.clone(), scope, ours: false });
+            return Ok(Self { meta: meta.clone(), scope, ours: false, image: None, fetched: Mutex::default() });
         }
         let labels = Labels::from([
             (EXPIRE.to_owned(), rfc3339(SystemTime::now() + LIFE)),
@@ -45,9 +79,21 @@ impl Held {
         ]);
         let id = format!("{}-{}", nanoseconds(), random_text(8));
         // Before it is made: if nobody waits for that any more, it is made all the same, and has to go again.
-        let held = Self { meta: meta.clone(), scope: Scope { lease: Some(id.clone()), ..scope }, ours: true };
+        let scope = Scope { lease: Some(id.clone()), ..scope };
+        let held = Self { meta: meta.clone(), scope, ours: true, image: None, fetched: Mutex::default() };
         meta.create_lease(held.scope.namespace.clone(), id, labels).await?;
         Ok(held)
+    }
+
+    /// The same; should it be dropped, what was fetched is kept for the next pull of `image`.
+    pub(super) fn keeping_for(mut self, image: &str) -> Self {
+        self.image = Some(image.to_owned());
+        self
+    }
+
+    /// Notes a blob that is worth keeping should the transfer fail.
+    pub(super) fn fetched(&self, digest: &Digest) {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).push(digest.clone());
     }
 
     /// Lets the lease hold blobs, whether or not they are here.
@@ -90,8 +136,15 @@ impl Drop for Held {
         // The transfer failed or its client is gone.
         let Some(lease) = self.take() else { return };
         let (meta, namespace) = (self.meta.clone(), self.scope.namespace.clone());
+        let fetched = std::mem::take(self.fetched.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let image = self.image.take().filter(|_| !fetched.is_empty());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
+                if let Some(image) = image
+                    && let Err(error) = keep(&meta, &namespace, &image, fetched).await
+                {
+                    tracing::debug!(ns = %namespace, image, %error, "layers of a failed pull not kept");
+                }
                 match meta.delete_lease(namespace.clone(), lease.clone()).await {
                     Ok(()) | Err(LeaseError::NotFound { .. }) => {}
                     Err(error) => {

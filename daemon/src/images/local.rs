@@ -60,7 +60,7 @@ impl Images {
         labels: Labels,
     ) -> Result<(), ContentError> {
         let bytes = bytes.into();
-        let _turn = self.locks.take(blob_turn(&scope.namespace, &descriptor.digest)).await;
+        let _turn = self.locks.take(blob_turn(&descriptor.digest)).await;
         let (mut pause, mut cleared) = (FIRST_PAUSE, false);
         loop {
             let (meta, owner, document) = (self.meta.clone(), scope.clone(), descriptor.clone());
@@ -111,6 +111,6 @@ impl Images {
 }
 
 /// The turn of whoever makes a blob.
-pub(super) fn blob_turn(namespace: &Namespace, digest: &Digest) -> String {
-    format!("blob {namespace} {digest}")
+pub(super) fn blob_turn(digest: &Digest) -> String {
+    format!("blob {digest}")
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::Descriptor;
 use proto::types::transfer::Progress;
@@ -54,8 +54,81 @@ struct Inner {
 struct State {
     items: Vec<Progress>,
     changed: Vec<bool>,
+    paces: Vec<Pace>,
     by_name: HashMap<String, usize>,
     words: VecDeque<Progress>,
+    /// Whether somebody takes words in.
+    heard: bool,
+    /// The last word about all of it.
+    phase: String,
+    /// Bytes that were moved, and how fast.
+    moved: u64,
+    pace: Pace,
+}
+
+/// How far a transfer is, for somebody who looks at it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The last word about all of it.
+    pub phase: String,
+    /// Bytes that are where they are wanted.
+    pub done_bytes: u64,
+    /// Bytes that are known to be wanted.
+    pub total_bytes: u64,
+    /// How fast it goes.
+    pub bytes_per_second: u64,
+    /// Each thing.
+    pub parts: Vec<SeenPart>,
+}
+
+/// One thing of a transfer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SeenPart {
+    /// Its name.
+    pub name: String,
+    /// What is done with it.
+    pub phase: String,
+    /// How far that is, in bytes.
+    pub done_bytes: u64,
+    /// How far it goes.
+    pub total_bytes: u64,
+    /// How fast.
+    pub bytes_per_second: u64,
+}
+
+/// How long a piece of time is that speed is measured over, at least.
+const MEASURE: Duration = Duration::from_millis(500);
+
+/// How much the newest measurement counts.
+const NEWEST: f64 = 0.4;
+
+/// A speed, smoothed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pace {
+    since: Option<Instant>,
+    from: u64,
+    rate: f64,
+}
+
+impl Pace {
+    /// Notes that `bytes` were reached by now.
+    fn reached(&mut self, bytes: u64, now: Instant) {
+        let Some(since) = self.since else {
+            *self = Self { since: Some(now), from: bytes, rate: 0.0 };
+            return;
+        };
+        let elapsed = now.duration_since(since);
+        if elapsed < MEASURE {
+            return;
+        }
+        let measured = bytes.saturating_sub(self.from) as f64 / elapsed.as_secs_f64();
+        let rate = if self.rate == 0.0 { measured } else { self.rate + (measured - self.rate) * NEWEST };
+        *self = Self { since: Some(now), from: bytes, rate };
+    }
+
+    fn bytes_per_second(self) -> u64 {
+        self.rate.round() as u64
+    }
 }
 
 impl Reporter {
@@ -72,7 +145,10 @@ impl Reporter {
 
     fn word(&self, word: Progress) {
         let mut state = self.lock();
-        if state.words.len() < MAX_WORDS {
+        if word.name.is_empty() {
+            state.phase.clone_from(&word.event);
+        }
+        if state.heard && state.words.len() < MAX_WORDS {
             // What happened before it is told before it.
             state.tell_numbers();
             state.words.push_back(word);
@@ -99,6 +175,7 @@ impl Reporter {
                     desc: Some(descriptor.clone().into()),
                 });
                 state.changed.push(true);
+                state.paces.push(Pace::default());
                 state.by_name.insert(name, at);
                 Some(at)
             }
@@ -106,6 +183,34 @@ impl Reporter {
         };
         drop(state);
         Item { reporter: self.clone(), at }
+    }
+
+    /// How far it is now.
+    pub fn seen(&self) -> Seen {
+        let mut state = self.lock();
+        let now = Instant::now();
+        let State { items, paces, phase, moved, pace, .. } = &mut *state;
+        pace.reached(*moved, now);
+        let part = |(item, pace): (&Progress, &mut Pace)| {
+            let (done_bytes, total_bytes) = (item.progress.max(0).unsigned_abs(), item.total.max(0).unsigned_abs());
+            pace.reached(done_bytes, now);
+            let busy = matches!(item.event.as_str(), "downloading" | "uploading" | "extracting");
+            let bytes_per_second = if busy { pace.bytes_per_second() } else { 0 };
+            SeenPart { name: item.name.clone(), phase: item.event.clone(), done_bytes, total_bytes, bytes_per_second }
+        };
+        let parts: Vec<SeenPart> = items.iter().zip(paces).map(part).collect();
+        let done = |part: &SeenPart| match part.phase.as_str() {
+            "waiting" | "downloading" | "uploading" => part.done_bytes,
+            // It is here, whatever else is done with it.
+            _ => part.total_bytes,
+        };
+        Seen {
+            phase: phase.clone(),
+            done_bytes: parts.iter().map(done).sum(),
+            total_bytes: parts.iter().map(|part| part.total_bytes).sum(),
+            bytes_per_second: pace.bytes_per_second(),
+            parts,
+        }
     }
 
     /// Sends to `channel` what comes in, until dropped. Never ends.
@@ -144,14 +249,15 @@ impl Reporter {
     }
 }
 
-/// Reports to `channel` on `work`; `last` makes the last word of what came out.
+/// Lets `work` report to `reporter`, and what it takes in go to `channel`; `last` makes the last word of what came out.
 pub async fn reporting<T>(
+    reporter: Reporter,
     channel: Option<Channel>,
     work: impl AsyncFnOnce(Reporter) -> T,
     last: impl FnOnce(&T) -> Vec<Progress>,
 ) -> T {
-    let reporter = Reporter::default();
     let Some(channel) = channel else { return work(reporter).await };
+    reporter.lock().heard = true;
     let outcome = tokio::select! {
         outcome = work(reporter.clone()) => outcome,
         () = reporter.pump(&channel) => unreachable!("the pump never ends"),
@@ -180,30 +286,42 @@ pub struct Item {
 impl Item {
     /// Says what is done with it now, and how far that is.
     pub fn set(&self, event: &str, bytes: u64) {
-        self.change(|item| {
+        self.change(|item, pace| {
             event.clone_into(&mut item.event);
             item.progress = number(bytes);
+            *pace = Pace::default();
+            0
         });
     }
 
     /// Says what is done with it now, and that all of it is done.
     pub fn done(&self, event: &str) {
-        self.change(|item| {
+        self.change(|item, _| {
             event.clone_into(&mut item.event);
             item.progress = item.total;
+            0
         });
     }
 
     /// Says how far it is.
     pub fn at(&self, bytes: u64) {
-        self.change(|item| item.progress = number(bytes));
+        self.change(|item, pace| {
+            let moves = matches!(item.event.as_str(), "downloading" | "uploading");
+            let moved = if moves { bytes.saturating_sub(item.progress.max(0).unsigned_abs()) } else { 0 };
+            item.progress = number(bytes);
+            pace.reached(bytes, Instant::now());
+            moved
+        });
     }
 
-    fn change(&self, change: impl FnOnce(&mut Progress)) {
+    /// Changes it; what comes out is how many bytes were moved by that.
+    fn change(&self, change: impl FnOnce(&mut Progress, &mut Pace) -> u64) {
         let Some(at) = self.at else { return };
         let mut state = self.reporter.lock();
-        change(&mut state.items[at]);
-        state.changed[at] = true;
+        let State { items, paces, changed, moved, pace, .. } = &mut *state;
+        *moved += change(&mut items[at], &mut paces[at]);
+        pace.reached(*moved, Instant::now());
+        changed[at] = true;
     }
 }
 
@@ -218,6 +336,36 @@ mod tests {
 
     use super::*;
     use crate::streaming::Streams;
+
+    #[test]
+    fn speed_is_measured_and_smoothed() {
+        let (mut pace, begin) = (Pace::default(), Instant::now());
+        for second in 0..20_u32 {
+            pace.reached(u64::from(second) * 1000, begin + Duration::from_secs(1) * second);
+        }
+        assert_eq!(pace.bytes_per_second(), 1000);
+        pace.reached(19_000, begin + Duration::from_secs(60));
+        assert!(pace.bytes_per_second() < 1000);
+    }
+
+    #[test]
+    fn who_looks_sees_how_far_it_is() {
+        let reporter = Reporter::default();
+        reporter.say("Pulling");
+        let blob = |text: &[u8]| Descriptor {
+            media_type: "application/vnd.oci.image.layer.v1.tar".into(),
+            digest: Digest::sha256(text),
+            size: 1000,
+            annotations: Default::default(),
+        };
+        let (one, other) = (reporter.blob(&blob(b"1"), &[]), reporter.blob(&blob(b"2"), &[]));
+        one.set("downloading", 100);
+        one.at(400);
+        other.set("extracting", 10);
+        let seen = reporter.seen();
+        assert_eq!((seen.phase.as_str(), seen.done_bytes, seen.total_bytes), ("Pulling", 1400, 2000));
+        assert_eq!(seen.parts[0].done_bytes, 400);
+    }
 
     #[tokio::test]
     async fn numbers_go_out_now_and_then_and_words_at_once() {
@@ -241,7 +389,7 @@ mod tests {
             item.done("complete");
         };
         let last = |_: &()| vec![Progress { event: "Completed".into(), ..Progress::default() }];
-        let (messages, ()) = tokio::join!(outgoing.collect::<Vec<_>>(), reporting(Some(channel), work, last));
+        let (messages, ()) = tokio::join!(outgoing.collect::<Vec<_>>(), reporting(Reporter::default(), Some(channel), work, last));
         let messages: Vec<Progress> = messages.iter().map(|any| proto::any::unpack(any).unwrap().unwrap()).collect();
         let events: Vec<&str> = messages.iter().map(|message| message.event.as_str()).collect();
         assert_eq!((events.first(), events.last()), (Some(&"Resolving"), Some(&"Completed")));

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The image is recorded last: until then it is what it was before. Dropping the future stops everything; what was not finished is an
-//! upload to resume or a snapshot that removes itself.
+//! upload to resume or a snapshot that removes itself, and layers that were fetched are kept for a while, for the next try.
 
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
@@ -16,11 +16,12 @@ use model::reference::Reference;
 use model::{Descriptor, Labels};
 use tracing::info;
 
-use super::fetch::source_label;
+use super::document::is_layer;
+use super::fetch::{Fetch, source_label};
 use super::progress::Reporter;
 use super::registry::Registry;
 use super::resolve::{self, Resolved, resolve};
-use super::tree::{Tree, Walk};
+use super::tree::{Choice, Tree, Walk};
 use super::arrivals::Arrivals;
 use super::{Images, TransferError, Wanted, lease, names};
 use crate::api::Scope;
@@ -43,11 +44,12 @@ impl Images {
         reporter: &Reporter,
     ) -> Result<Descriptor, TransferError> {
         let namespace = scope.namespace.clone();
-        let held = lease::Held::new(&self.meta, scope).await?;
+        let name = if wanted.name.is_empty() { reference.to_string() } else { wanted.name.clone() };
+        let held = lease::Held::new(&self.meta, scope).await?.keeping_for(&name);
         reporter.say(format!("Resolving from OCI Registry ({reference})"));
         let resolved = resolve(registry, reference).await?;
         let root = resolved.descriptor.clone();
-        let name = if wanted.name.is_empty() { reference.to_string() } else { wanted.name.clone() };
+        self.settings.verifiers.judge(&name, &root).await?;
         reporter.say(format!("Pulling from OCI Registry ({reference})"));
         reporter.about(&name, "fetching image content", Some(&root));
         let tree = self.documents(&held, registry, &name, resolved, wanted, reporter).await?;
@@ -58,6 +60,7 @@ impl Images {
             reporter.about(&one, "saved", Some(&root));
         }
         held.release().await?;
+        lease::forget_kept(&self.meta, &namespace, &name).await;
         info!(ns = %namespace, image = name, digest = %root.digest, "image pulled");
         Ok(root)
     }
@@ -74,7 +77,12 @@ impl Images {
     ) -> Result<Tree, TransferError> {
         let (scope, root) = (held.scope(), resolved.descriptor.digest.clone());
         let mut first = Some(resolved.bytes);
-        let mut walk = Walk::new(name, resolved.descriptor, &wanted.platforms);
+        let choice = Choice {
+            platforms: &wanted.platforms,
+            all_metadata: wanted.all_metadata,
+            limit: wanted.manifest_limit,
+        };
+        let mut walk = Walk::new(name, resolved.descriptor, choice);
         while let Some((descriptor, parents)) = walk.next()? {
             let item = reporter.blob(&descriptor, &parents);
             held.hold(std::iter::once(&descriptor.digest)).await?;
@@ -103,7 +111,7 @@ impl Images {
         wanted: &Wanted,
         reporter: &Reporter,
     ) -> Result<(), TransferError> {
-        let blobs = tree.blobs();
+        let (blobs, urls) = (tree.blobs(), &tree.urls());
         held.hold(blobs.iter().map(|(blob, _)| &blob.digest)).await?;
         let (scope, uploads) = (held.scope(), &held.upload_scope());
         let mut arrivals = Arrivals::default();
@@ -114,7 +122,12 @@ impl Images {
         let fetching = async {
             let one = |(blob, _): (Descriptor, Vec<String>)| async move {
                 if let Some(item) = arrivals.item(&blob.digest) {
-                    self.fetch(uploads, registry, &blob, &item).await?;
+                    let urls = urls.get(&blob.digest).map(Vec::as_slice).unwrap_or_default();
+                    let follower = arrivals.arriving(&blob.digest).filter(|_| is_layer(&blob.media_type));
+                    let fetch = Fetch { blob: &blob, urls, item: &item, follower };
+                    if self.fetch(uploads, registry, fetch).await? && is_layer(&blob.media_type) {
+                        held.fetched(&blob.digest);
+                    }
                 }
                 self.note_source(scope, &blob.digest, registry).await?;
                 arrivals.arrived(&blob.digest);

@@ -3,6 +3,7 @@
 //! A blob that the repository has is not sent; one that another repository of the registry has, as labels say, is taken over from there.
 
 use std::io;
+use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 use model::reference::Reference;
@@ -12,6 +13,7 @@ use store::blob::BlobReader;
 use tokio::sync::mpsc;
 use tracing::info;
 
+use super::document::is_non_distributable;
 use super::local::LABEL_SOURCE;
 use super::progress::{Item, Reporter};
 use super::registry::{Registry, Version};
@@ -46,7 +48,11 @@ impl Images {
         reporter.say(format!("Pushing to OCI Registry ({reference})"));
         reporter.about(&wanted.name, "pushing content", Some(&image));
         let tree = self.local_tree(held.scope(), &wanted.name, &image, &wanted.platforms).await?;
-        let blobs = tree.blobs();
+        let mut blobs = tree.blobs();
+        // What may not be passed on need not be here, nor there: the manifest says where it is.
+        blobs.retain(|(blob, _)| {
+            !is_non_distributable(&blob.media_type) || self.has(&held.scope().namespace, &blob.digest).unwrap_or(true)
+        });
         if tree.nodes.is_empty() || blobs.is_empty() {
             return Err(ContentError::NotFound { digest: image.digest }.into());
         }
@@ -96,9 +102,12 @@ impl Images {
                 return Ok(());
             }
         }
-        let reader = self.open(&scope.namespace, &blob.digest).await?;
-        item.set("uploading", 0);
-        registry.push_blob(blob, pieces(reader, item.clone())).await?;
+        let reader = Arc::new(self.open(&scope.namespace, &blob.digest).await?);
+        let pieces = move || {
+            item.set("uploading", 0);
+            pieces(Arc::clone(&reader), item.clone())
+        };
+        registry.push_blob(blob, &pieces).await?;
         self.note_source(scope, &blob.digest, registry).await?;
         item.done("complete");
         Ok(())
@@ -114,7 +123,7 @@ impl Images {
 }
 
 /// The bytes of a blob as a stream; `item` hears how far it was read.
-fn pieces(reader: BlobReader, item: Item) -> stream::BoxStream<'static, io::Result<Bytes>> {
+fn pieces(reader: Arc<BlobReader>, item: Item) -> stream::BoxStream<'static, io::Result<Bytes>> {
     let (pieces, queue) = mpsc::channel(PIECES_AHEAD);
     let reading = blocking::run(move || {
         let mut at = 0;

@@ -6,8 +6,12 @@
 pub mod auth;
 mod challenge;
 pub mod client;
+mod endpoint;
 mod error;
+pub mod hosts;
 pub mod scheme;
+pub mod trace;
+mod upload;
 
 use std::future::Future;
 use std::io;
@@ -17,6 +21,7 @@ use model::reference::Reference;
 use model::{Descriptor, Digest};
 use proto::bytes::Bytes;
 
+pub(super) use error::clean;
 pub use error::RegistryError;
 
 /// Which document of a repository.
@@ -57,8 +62,14 @@ pub struct Fetched {
 
 /// A blob as it comes in, not yet verified.
 pub struct Incoming {
+    /// Who sends it.
+    pub host: String,
     /// Where in the blob the first piece belongs: where it was asked for, or 0.
     pub offset: u64,
+    /// Whether it is the part that was asked for; else it is all from `offset` on.
+    pub is_part: bool,
+    /// Which of several hosts sends it, for [`Registry::distrust`].
+    pub source: usize,
     /// The pieces.
     pub pieces: BoxStream<'static, io::Result<Bytes>>,
 }
@@ -74,8 +85,20 @@ pub trait Registry: Send + Sync + 'static {
     /// Gets a manifest or an index.
     fn document(&self, version: &Version) -> impl Future<Output = Result<Fetched, RegistryError>> + Send;
 
-    /// Gets a blob, from `offset` on if the registry can do that.
-    fn blob(&self, blob: &Descriptor, offset: u64) -> impl Future<Output = Result<Incoming, RegistryError>> + Send;
+    /// How long it is waited for.
+    fn patience(&self) -> client::Patience;
+
+    /// Gets a blob, `length` bytes from `offset` on if the registry can do that. One that it does not have may be at `urls`.
+    fn blob(
+        &self,
+        blob: &Descriptor,
+        urls: &[String],
+        offset: u64,
+        length: Option<u64>,
+    ) -> impl Future<Output = Result<Incoming, RegistryError>> + Send;
+
+    /// What came from one of several hosts was wrong: it is not asked again. Whether there is another one to ask.
+    fn distrust(&self, source: usize) -> bool;
 
     /// Whether the repository has a blob.
     fn has_blob(&self, digest: &Digest) -> impl Future<Output = Result<bool, RegistryError>> + Send;
@@ -83,11 +106,11 @@ pub trait Registry: Send + Sync + 'static {
     /// Asks the registry to take a blob over from another of its repositories; whether it did.
     fn mount_blob(&self, digest: &Digest, from: &str) -> impl Future<Output = Result<bool, RegistryError>> + Send;
 
-    /// Sends a blob.
+    /// Sends a blob; `pieces` makes its bytes, again if it has to be sent again.
     fn push_blob(
         &self,
         blob: &Descriptor,
-        pieces: BoxStream<'static, io::Result<Bytes>>,
+        pieces: &(dyn Fn() -> BoxStream<'static, io::Result<Bytes>> + Send + Sync),
     ) -> impl Future<Output = Result<(), RegistryError>> + Send;
 
     /// Sends a manifest or an index; the registry knows it by `version` then.

@@ -7,7 +7,7 @@
 //!
 //! The walk asks for one document at a time and does not care where it comes from. Pure.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use model::platform::Platform;
 use model::{Descriptor, Digest, Labels};
@@ -38,6 +38,8 @@ pub(super) struct Node {
     pub(super) document: Document,
     /// Under what it is shown.
     pub(super) parents: Vec<String>,
+    /// Whether what it names is wanted, too; else only the documents are.
+    pub(super) wanted: bool,
 }
 
 /// The documents of an image that are here, the root first.
@@ -47,12 +49,29 @@ pub(super) struct Tree {
     pub(super) nodes: Vec<Node>,
 }
 
+/// What is wanted of an index.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Choice<'a> {
+    /// Only these platforms; none is all.
+    pub(super) platforms: &'a [Platform],
+    /// Whether the documents of other platforms are wanted all the same.
+    pub(super) all_metadata: bool,
+    /// How many manifests at most.
+    pub(super) limit: Option<usize>,
+}
+
+impl<'a> Choice<'a> {
+    /// Only these platforms; none is all.
+    pub(super) fn of(platforms: &'a [Platform]) -> Self {
+        Self { platforms, ..Self::default() }
+    }
+}
+
 /// A walk that is under way: [`Walk::next`] says which document is wanted, [`Walk::found`] takes it in.
 pub(super) struct Walk<'a> {
     /// How the image is called, for messages.
     name: &'a str,
-    /// Only these platforms; none is all.
-    platforms: &'a [Platform],
+    choice: Choice<'a>,
     tree: Tree,
     seen: HashSet<Digest>,
     queue: VecDeque<Step>,
@@ -65,15 +84,16 @@ struct Step {
     descriptor: Descriptor,
     depth: usize,
     parents: Vec<String>,
+    wanted: bool,
 }
 
 impl<'a> Walk<'a> {
     /// Begins at `root`.
-    pub(super) fn new(name: &'a str, root: Descriptor, platforms: &'a [Platform]) -> Self {
-        let first = Step { descriptor: root, depth: 0, parents: vec![name.to_owned()] };
+    pub(super) fn new(name: &'a str, root: Descriptor, choice: Choice<'a>) -> Self {
+        let first = Step { descriptor: root, depth: 0, parents: vec![name.to_owned()], wanted: true };
         Self {
             name,
-            platforms,
+            choice,
             tree: Tree::default(),
             seen: HashSet::new(),
             queue: VecDeque::from([first]),
@@ -100,26 +120,35 @@ impl<'a> Walk<'a> {
 
     /// Takes in the document that was wanted.
     pub(super) fn found(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
-        let Some(Step { mut descriptor, depth, parents }) = self.current.take() else { return Ok(()) };
+        let Some(Step { mut descriptor, depth, parents, wanted }) = self.current.take() else { return Ok(()) };
         let (document, media_type) = Document::parse(bytes, &descriptor.digest, &descriptor.media_type)?;
         descriptor.media_type = media_type;
         if let Document::Index(entries) = &document {
             if depth == MAX_DEPTH {
                 return Err(TransferError::TooDeep { image: self.name.to_owned(), limit: MAX_DEPTH });
             }
-            let chosen = select(entries, self.platforms);
-            if chosen.is_empty() && depth == 0 && !entries.is_empty() {
+            let mut chosen = if wanted { select(entries, self.choice.platforms) } else { Vec::new() };
+            chosen.truncate(self.choice.limit.unwrap_or(usize::MAX));
+            if chosen.is_empty() && depth == 0 && !entries.is_empty() && self.choice.limit != Some(0) {
                 return Err(self.no_platform(entries));
             }
             let below: Vec<String> = parents.iter().cloned().chain([upload_name(&descriptor)]).collect();
-            let step = |entry: &super::document::Entry| Step {
+            let step = |entry: &super::document::Entry, wanted| Step {
                 descriptor: entry.descriptor.clone(),
                 depth: depth + 1,
                 parents: below.clone(),
+                wanted,
             };
-            self.queue.extend(chosen.into_iter().map(step));
+            // What is wanted comes first, so that it is not seen as what is not.
+            self.queue.extend(chosen.iter().map(|entry| step(entry, true)));
+            if self.choice.all_metadata {
+                let others = entries.iter().filter(|entry| {
+                    !chosen.iter().any(|one| one.descriptor.digest == entry.descriptor.digest)
+                });
+                self.queue.extend(others.map(|entry| step(entry, false)));
+            }
         }
-        self.tree.nodes.push(Node { descriptor, document, parents });
+        self.tree.nodes.push(Node { descriptor, document, parents, wanted });
         Ok(())
     }
 
@@ -131,7 +160,7 @@ impl<'a> Walk<'a> {
     fn no_platform(&self, entries: &[super::document::Entry]) -> TransferError {
         let offered: Vec<String> =
             entries.iter().filter_map(|entry| entry.platform.as_ref()).map(Platform::to_text).take(16).collect();
-        let wanted: Vec<String> = self.platforms.iter().map(Platform::to_text).collect();
+        let wanted: Vec<String> = self.choice.platforms.iter().map(Platform::to_text).collect();
         TransferError::Platform { image: self.name.to_owned(), wanted: wanted.join(", "), offered: offered.join(", ") }
     }
 }
@@ -139,30 +168,34 @@ impl<'a> Walk<'a> {
 impl Tree {
     /// The images.
     pub(super) fn images(&self) -> impl Iterator<Item = Image> + '_ {
-        self.nodes.iter().filter_map(|node| match &node.document {
+        self.nodes.iter().filter(|node| node.wanted).filter_map(|node| match &node.document {
             Document::Manifest(manifest) => Some(Image { manifest: manifest.clone() }),
             Document::Index(_) => None,
         })
     }
 
-    /// All that is in it.
-    pub(super) fn digests(&self) -> impl Iterator<Item = &Digest> {
+    /// Where layers are that registries may not have.
+    pub(super) fn urls(&self) -> BTreeMap<Digest, Vec<String>> {
         let manifests = self.nodes.iter().filter_map(|node| match &node.document {
-            Document::Manifest(manifest) => Some(manifest),
+            Document::Manifest(manifest) => Some(&manifest.urls),
             Document::Index(_) => None,
         });
-        let blobs = manifests.flat_map(|manifest| std::iter::once(&manifest.config).chain(&manifest.layers));
+        manifests.flatten().map(|(digest, urls)| (digest.clone(), urls.clone())).collect()
+    }
+
+    /// All that is in it and is wanted.
+    pub(super) fn digests(&self) -> impl Iterator<Item = &Digest> {
+        let blobs = self.nodes.iter().flat_map(named);
         self.nodes.iter().map(|node| &node.descriptor).chain(blobs).map(|descriptor| &descriptor.digest)
     }
 
-    /// Everything that manifests name, each once, configs before layers, with what to show it under.
+    /// Everything that manifests name and is wanted, each once, configs before layers, with what to show it under.
     pub(super) fn blobs(&self) -> Vec<(Descriptor, Vec<String>)> {
         let mut seen: HashSet<&Digest> = HashSet::new();
         let mut blobs = Vec::new();
         for node in &self.nodes {
-            let Document::Manifest(manifest) = &node.document else { continue };
             let parents: Vec<String> = node.parents.iter().cloned().chain([upload_name(&node.descriptor)]).collect();
-            for blob in std::iter::once(&manifest.config).chain(&manifest.layers) {
+            for blob in named(node) {
                 if seen.insert(&blob.digest) {
                     blobs.push((blob.clone(), parents.clone()));
                 }
@@ -189,6 +222,16 @@ impl Tree {
         };
         self.nodes.iter().rev().map(|node| (node.descriptor.digest.clone(), labels(node))).collect()
     }
+}
+
+/// What a manifest names and is wanted: config and layers, or the config alone.
+fn named(node: &Node) -> impl Iterator<Item = &Descriptor> {
+    let manifest = match &node.document {
+        Document::Manifest(manifest) => Some(manifest),
+        Document::Index(_) => None,
+    };
+    let layers = manifest.map(|manifest| &manifest.layers[..]).filter(|_| node.wanted).unwrap_or_default();
+    manifest.map(|manifest| &manifest.config).into_iter().chain(layers)
 }
 
 fn label<'a>(named: impl Iterator<Item = (String, &'a Digest)>, is_here: impl Fn(&Digest) -> bool) -> Labels {

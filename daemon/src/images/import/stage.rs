@@ -178,6 +178,39 @@ fn fill(writer: &mut Writer, size: u64, archive: &mut Archive<'_>) -> Result<(Di
     }
 }
 
+/// A layer, compressed. The same bytes come out of the same layer.
+pub(super) fn compressed(meta: &Meta, scope: &Scope, plain: &Blob) -> Result<Blob, TransferError> {
+    let reader = meta.content_reader(&scope.namespace, plain.digest.clone())?;
+    let reference = format!("compress-{}-{}-{}", nanoseconds(), random_text(6), plain.digest);
+    let open = Open { reference: reference.clone(), total: 0, expected: None };
+    let mut writer = meta.open_writer(scope.clone(), open)?;
+    let outcome = (|| {
+        let mut encoder = flate2::read::GzEncoder::new(reader, flate2::Compression::default());
+        let (mut buffer, mut size) = (vec![0; READ_BYTES], 0);
+        loop {
+            let got = encoder.read(&mut buffer).map_err(|source| ArchiveError::Read { source })?;
+            if got == 0 {
+                break;
+            }
+            writer.append(&buffer[..got])?;
+            size += got as u64;
+        }
+        match writer.commit(Commit::default()) {
+            Ok(digest) | Err(ContentError::AlreadyExists { digest }) => Ok(Blob { digest, size, compressed: true }),
+            Err(error) => Err(TransferError::from(error)),
+        }
+    })();
+    if outcome.is_err() {
+        drop(writer);
+        // Nobody resumes it.
+        match meta.abort_ingest(scope.clone(), &reference) {
+            Ok(()) | Err(ContentError::NoIngest { .. }) => {}
+            Err(error) => tracing::warn!(reference, %error, "upload of a failed import not removed"),
+        }
+    }
+    outcome
+}
+
 /// The digest that the path of a blob in an OCI layout promises.
 fn expected_digest(path: &str) -> Option<Digest> {
     let (algorithm, hex) = path.strip_prefix("blobs/")?.split_once('/')?;

@@ -1,83 +1,41 @@
-//! One repository over HTTP.
+//! One repository of a registry over HTTP, by whichever of its hosts can be had.
 //!
-//! Blobs, uploads and tokens go by `oci-client`; documents are asked for here, because what the registry says they are (the
-//! `Content-Type`) and how large they may be has to be seen. Both go to the same host with the same credentials.
+//! ```text
+//!   tag     ─► hosts that may resolve ─┐  the first that answers counts; one that fails is
+//!   digest  ─► hosts that may pull    ─┼─ left out for the rest of the transfer, but the last
+//!   uploads ─► the first that may push ┘
+//! ```
 //!
-//! A request goes out as anybody; when the registry challenges that, the client is asked who we are, once, and the request is sent
-//! again. Credentials go to the host they were asked for and to the token service it names, never over plain HTTP unless the
-//! registry itself is spoken to so. On a redirect to another host they are left behind.
+//! What is asked for here is documents and blobs; how one host is spoken to is in [`super::endpoint`], how it takes blobs in
+//! [`super::upload`]. Which bytes came is verified by who asked, and by [`Remote::document`] where a mirror may have been wrong.
 
 use std::io;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use model::reference::Reference;
-use model::{Descriptor, Digest};
-use oci_distribution::client::{BlobResponse, ClientConfig, ClientProtocol};
-use oci_distribution::errors::OciDistributionError;
-use oci_distribution::secrets::RegistryAuth;
-use oci_distribution::{Client, Reference as OciReference, RegistryOperation};
+use model::{Descriptor, Digest, Hasher};
 use proto::bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
-use reqwest::{RequestBuilder, Response, StatusCode, Url};
-use tokio::sync::Mutex;
+use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, RANGE};
+use reqwest::{Method, Response, StatusCode, Url};
 
-use super::auth::{Asker, Credentials, Secret};
-use super::challenge::{self, TokenService};
+use super::auth::Asker;
+use super::endpoint::{Ask, Body, Endpoint, read_body};
+use super::hosts::{Capabilities, Host, Sources};
 use super::scheme::Scheme;
-use super::{Fetched, Incoming, Registry, RegistryError, Version, error};
+use super::trace::Trace;
+use super::{Fetched, Incoming, Registry, RegistryError, Version, upload};
+use crate::blocking;
 use crate::images::document::MAX_DOCUMENT_BYTES;
-
-/// How long a connection may take to be made.
-const CONNECT_TIME: Duration = Duration::from_secs(30);
-
-/// How long a registry may send nothing.
-const SILENCE: Duration = Duration::from_secs(60);
-
-/// How much of the body of a refusal is read, in bytes.
-const MAX_REFUSAL_BYTES: usize = 64 * 1024;
-
-/// What programs tell registries about themselves.
-const USER_AGENT: &str = concat!("gantry/", env!("CARGO_PKG_VERSION"));
 
 /// The documents that can be read, the better liked first.
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json, */*";
 
-/// How we are known at the registry by now.
-#[derive(Clone, Default)]
-enum Known {
-    /// Nobody asked.
-    #[default]
-    Nobody,
-    /// By name and password.
-    Basic(String, Secret),
-    /// By a token.
-    Bearer(Secret),
-}
-
-/// One repository of a registry, over HTTP.
-pub struct Remote {
-    reference: Reference,
-    /// The host that is spoken to.
-    address: String,
-    scheme: Scheme,
-    operation: RegistryOperation,
-    oci: Client,
-    http: reqwest::Client,
-    asker: Asker,
-    login: Mutex<Login>,
-}
-
-/// How we are known, and how often that has changed: of several who are refused at once, one has to do something about it.
-#[derive(Clone, Default)]
-struct Login {
-    known: Known,
-    number: u64,
-}
+/// The most addresses a layer may say it is at besides the registry.
+const MAX_URLS: usize = 8;
 
 /// What a transfer is going to do at a registry, which it has to say when it asks for a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,340 +46,370 @@ pub enum Purpose {
     Push,
 }
 
+/// How long a registry is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// How long it may send nothing, or next to nothing.
+    pub silence: Duration,
+}
+
+/// How long a registry may send nothing unless configured.
+pub const SILENCE: Duration = Duration::from_secs(60);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { silence: SILENCE }
+    }
+}
+
+/// How to speak to a registry.
+#[derive(Debug)]
+pub struct Options {
+    /// With or without encryption, where neither address nor files say it.
+    pub scheme: Option<Scheme>,
+    /// What for.
+    pub purpose: Purpose,
+    /// Who we are.
+    pub asker: Asker,
+    /// Where its content can be had.
+    pub sources: Sources,
+    /// How long it is waited for.
+    pub patience: Patience,
+    /// Who wants to see it.
+    pub trace: Trace,
+}
+
+/// What all hosts of a transfer share.
+pub(super) struct Context {
+    pub(super) reference: Reference,
+    pub(super) purpose: Purpose,
+    pub(super) asker: Asker,
+    pub(super) patience: Patience,
+    pub(super) trace: Trace,
+}
+
+/// One repository of a registry, over HTTP.
+pub struct Remote {
+    context: Context,
+    /// Never empty.
+    endpoints: Vec<Endpoint>,
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let hosts: Vec<_> = self.endpoints.iter().map(|endpoint| &endpoint.name).collect();
+        f.debug_struct("Remote").field("reference", &self.context.reference).field("hosts", &hosts).finish()
+    }
+}
+
 impl Remote {
-    /// The repository that `reference` is in. Without a scheme the host decides.
+    /// The repository that `reference` is in. Reads what is configured for its registry; opens no connection.
     ///
     /// # Errors
-    /// No HTTP client can be made.
-    pub fn new(
-        reference: Reference,
-        scheme: Option<Scheme>,
-        purpose: Purpose,
-        asker: Asker,
-    ) -> Result<Self, RegistryError> {
-        use_ring();
-        let setup = |cause: String| RegistryError::Setup { cause };
-        let scheme = scheme.unwrap_or_else(|| Scheme::for_host(reference.host()));
-        let address = match reference.host() {
-            "docker.io" => "registry-1.docker.io".to_owned(),
-            host => host.to_owned(),
+    /// The configuration of a host cannot be used.
+    pub async fn new(reference: Reference, options: Options) -> Result<Self, RegistryError> {
+        let Options { scheme, purpose, asker, sources, patience, trace } = options;
+        blocking::run(move || {
+            let hosts = sources.hosts(reference.host(), scheme)?;
+            let context = Context { reference, purpose, asker, patience, trace };
+            let endpoints = hosts.into_iter().map(|host| Endpoint::new(&context, host)).collect::<Result<_, _>>()?;
+            Ok(Self { context, endpoints })
+        })
+        .await
+    }
+
+    /// The hosts that may be asked, and are of use so far; the last of them whether or not it is.
+    fn hosts(
+        &self,
+        what: &'static str,
+        may: impl Fn(&Capabilities) -> bool,
+    ) -> Result<Vec<(usize, &Endpoint)>, RegistryError> {
+        let able = self.endpoints.iter().enumerate().filter(|(_, endpoint)| may(&endpoint.host.capabilities));
+        let able: Vec<_> = able.collect();
+        let Some(last) = able.last().map(|(at, _)| *at) else {
+            return Err(RegistryError::Nobody { registry: self.host().to_owned(), what });
         };
-        // Nothing on this machine is behind a proxy: one that is never to be used keeps those of the environment out.
-        let local = Scheme::for_host(&address) == Scheme::Http;
-        let (http_proxy, no_proxy) =
-            if local { (Some("http://localhost"), Some("localhost,127.0.0.0/8,::1")) } else { (None, None) };
-        let config = ClientConfig {
-            protocol: match scheme {
-                Scheme::Http => ClientProtocol::Http,
-                Scheme::Https => ClientProtocol::Https,
-            },
-            platform_resolver: None,
-            use_monolithic_push: true,
-            connect_timeout: Some(CONNECT_TIME),
-            read_timeout: Some(SILENCE),
-            user_agent: USER_AGENT,
-            http_proxy: http_proxy.map(str::to_owned),
-            no_proxy: no_proxy.map(str::to_owned),
-            ..ClientConfig::default()
+        Ok(able.into_iter().filter(|(at, endpoint)| *at == last || !endpoint.has_failed()).collect())
+    }
+
+    /// The host that takes what is pushed, or where it is looked for.
+    fn target(&self) -> Result<&Endpoint, RegistryError> {
+        let push = self.context.purpose == Purpose::Push;
+        let able = self.hosts("take content", |may| if push { may.push } else { may.pull })?;
+        Ok(able[0].1)
+    }
+
+    fn path(&self, rest: &str) -> String {
+        format!("{}/{rest}", self.context.reference.path())
+    }
+
+    async fn document_of(&self, endpoint: &Endpoint, version: &Version, what: &str) -> Result<Fetched, RegistryError> {
+        let ask = Ask {
+            what,
+            method: Method::GET,
+            url: endpoint.url(&self.context, &self.path(&format!("manifests/{}", version.as_str())))?,
+            headers: vec![(ACCEPT, HeaderValue::from_static(ACCEPTED))],
+            body: Body::None,
+            scope: None,
         };
-        let oci = Client::try_from(config).map_err(|source| setup(error::causes(&source)))?;
-        let http =
-            reqwest::Client::builder().connect_timeout(CONNECT_TIME).read_timeout(SILENCE).user_agent(USER_AGENT);
-        let http = if local { http.no_proxy() } else { http };
-        let http = http.build().map_err(|source| setup(error::causes(&source)))?;
-        let operation = match purpose {
-            Purpose::Pull => RegistryOperation::Pull,
-            Purpose::Push => RegistryOperation::Push,
-        };
-        Ok(Self { reference, address, scheme, operation, oci, http, asker, login: Mutex::default() })
-    }
-
-    /// How the registry client wants to be told of the repository. Built from parts: its own parser costs megabytes.
-    fn repository_reference(&self) -> OciReference {
-        OciReference::with_tag(self.address.clone(), self.reference.path().to_owned(), "latest".to_owned())
-    }
-
-    fn url(&self, rest: &str) -> String {
-        format!("{}://{}/v2/{rest}", self.scheme.as_str(), self.address)
-    }
-
-    fn failed<'a>(&'a self, what: &'a str) -> impl Fn(OciDistributionError) -> RegistryError + 'a {
-        move |source| RegistryError::oci(self.host(), what.to_owned(), source)
-    }
-
-    /// Sends a request, and once more with credentials if the registry wants to know who asks.
-    async fn send(&self, what: &str, request: impl Fn() -> RequestBuilder) -> Result<Response, RegistryError> {
-        let login = self.login.lock().await.clone();
-        let response = self.send_as(what, request(), &login.known).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
-            return Ok(response);
+        let response = endpoint.ask(&self.context, &ask, &[StatusCode::OK]).await?;
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let content_type = header(CONTENT_TYPE.as_str()).unwrap_or_default();
+        let media_type = content_type.split(';').next().unwrap_or_default().trim().to_owned();
+        let claimed = header("docker-content-digest").and_then(|digest| digest.parse().ok());
+        let host = endpoint.name.clone();
+        match read_body(response, MAX_DOCUMENT_BYTES).await {
+            Ok(Some(bytes)) => Ok(Fetched { bytes: bytes.into(), media_type, claimed }),
+            Ok(None) => Err(RegistryError::TooLarge { host, what: what.to_owned(), limit: MAX_DOCUMENT_BYTES }),
+            Err(source) => Err(RegistryError::http(&host, what.to_owned(), source)),
         }
-        let known = self.log_in(what, response.headers(), login.number).await?;
-        self.send_as(what, request(), &known).await
     }
 
-    async fn send_as(&self, what: &str, request: RequestBuilder, known: &Known) -> Result<Response, RegistryError> {
-        let request = match known {
-            Known::Nobody => request,
-            Known::Basic(user, password) => request.basic_auth(user, Some(password.expose())),
-            Known::Bearer(token) => request.bearer_auth(token.expose()),
-        };
-        request.send().await.map_err(|source| RegistryError::http(self.host(), what.to_owned(), source))
+    async fn blob_of(
+        &self,
+        (source, endpoint): (usize, &Endpoint),
+        blob: &Descriptor,
+        part: Part,
+        what: &str,
+    ) -> Result<Incoming, RegistryError> {
+        let url = endpoint.url(&self.context, &self.path(&format!("blobs/{}", blob.digest)))?;
+        let headers = part.header().into_iter().collect();
+        let ask = Ask { what, method: Method::GET, url, headers, body: Body::None, scope: None };
+        let response = endpoint.send(&self.context, &ask).await?;
+        part.incoming(endpoint, source, what, response).await
     }
 
-    /// Answers the challenges of the registry, unless somebody did since login `seen`.
-    async fn log_in(&self, what: &str, headers: &HeaderMap, seen: u64) -> Result<Known, RegistryError> {
-        let challenges: Vec<String> = headers
-            .get_all(WWW_AUTHENTICATE)
-            .iter()
-            .filter_map(|value| value.to_str().ok().map(str::to_owned))
-            .collect();
-        let refused = |why: String| RegistryError::Credentials { host: self.host().to_owned(), why };
-        // One at a time: whoever waited here finds what the other one found out.
-        let mut login = self.login.lock().await;
-        if login.number != seen {
-            return Ok(login.known.clone());
-        }
-        let credentials = self.asker.ask(&self.address, &self.reference.to_string(), &challenges).await;
-        let credentials = credentials.map_err(|source| refused(error::causes(&source)))?;
-        let auth = match credentials {
-            Credentials::Anonymous => RegistryAuth::Anonymous,
-            Credentials::Password { user, password } => {
-                self.check_realm(&challenges)?;
-                RegistryAuth::Basic(user, password.expose().to_owned())
+    /// Gets a layer from where its manifest says that it is, as anybody.
+    async fn elsewhere(&self, urls: &[String], part: Part, what: &str) -> Result<Incoming, RegistryError> {
+        let mut tried = Vec::new();
+        for text in urls.iter().take(MAX_URLS) {
+            let Ok(url) = Url::parse(text) else { continue };
+            if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+                continue;
             }
-            Credentials::Refresh(token) => {
-                self.check_realm(&challenges)?;
-                let token = self.exchange(what, &challenges, &token).await?;
-                RegistryAuth::Bearer(token.expose().to_owned())
-            }
-            Credentials::Header(value) => challenge::from_header(&value)
-                .ok_or_else(|| refused("an Authorization header must be of the scheme Basic or Bearer".to_owned()))?,
-        };
-        let repository = self.repository_reference();
-        let token = self.oci.auth(&repository, &auth, self.operation).await.map_err(self.failed(what))?;
-        if self.operation == RegistryOperation::Push {
-            // Looking whether a blob is there asks for the token of a pull; ours allows both.
-            if let Some(token) = &token {
-                use oci_distribution::token_cache::{RegistryToken, RegistryTokenType};
-                let token = RegistryTokenType::Bearer(RegistryToken::Token { token: token.clone() });
-                self.oci.tokens.insert(&repository, RegistryOperation::Pull, token).await;
+            let outcome = async {
+                let name = url.host_str().unwrap_or_default();
+                let address = url.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
+                let scheme = if url.scheme() == "http" { Scheme::Http } else { Scheme::Https };
+                let host = Host::itself(&address, Some(scheme));
+                let anybody = Context {
+                    reference: self.context.reference.clone(),
+                    purpose: Purpose::Pull,
+                    asker: Asker::default(),
+                    patience: self.context.patience,
+                    trace: self.context.trace.clone(),
+                };
+                let mut endpoint = Endpoint::new(&anybody, host)?;
+                endpoint.name = address;
+                let headers = part.header().into_iter().collect();
+                let ask = Ask { what, method: Method::GET, url: url.clone(), headers, body: Body::None, scope: None };
+                let response = endpoint.send(&anybody, &ask).await?;
+                part.incoming(&endpoint, usize::MAX, what, response).await
+            };
+            match outcome.await {
+                Ok(incoming) => return Ok(incoming),
+                Err(error) => tried.push(error),
             }
         }
-        login.number += 1;
-        login.known = match (token, auth) {
-            (Some(token), _) => Known::Bearer(Secret::new(token)),
-            (None, RegistryAuth::Basic(user, password)) => Known::Basic(user, Secret::new(password)),
-            (None, _) => Known::Nobody,
-        };
-        Ok(login.known.clone())
+        match tried.pop() {
+            Some(last) => Err(last.after_others(&tried)),
+            None => Err(RegistryError::Protocol {
+                host: self.host().to_owned(),
+                what: what.to_owned(),
+                cause: "its manifest names no address of it that can be used".to_owned(),
+            }),
+        }
+    }
+}
+
+/// Which bytes of a blob are asked for.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    offset: u64,
+    /// `None` is to the end.
+    length: Option<u64>,
+}
+
+impl Part {
+    fn is_whole(self) -> bool {
+        self.offset == 0 && self.length.is_none()
     }
 
-    /// Exchanges a refresh token for one that the registry takes.
-    async fn exchange(&self, what: &str, challenges: &[String], refresh: &Secret) -> Result<Secret, RegistryError> {
-        let refused = |why: String| RegistryError::Credentials { host: self.host().to_owned(), why };
-        let service = challenge::token_services(challenges).into_iter().next();
-        let service = service.ok_or_else(|| refused("it takes no refresh token".to_owned()))?;
-        let actions = if self.operation == RegistryOperation::Push { "pull,push" } else { "pull" };
-        let scope = format!("repository:{}:{actions}", self.reference.path());
-        let mut form = vec![
-            ("grant_type", "refresh_token"),
-            ("client_id", "gantry"),
-            ("refresh_token", refresh.expose()),
-            ("scope", &scope),
-        ];
-        form.extend(service.service.iter().map(|name| ("service", name.as_str())));
-        // An address only to write the form as addresses have it.
-        let form = Url::parse_with_params("http://localhost", form).ok();
-        let form = form.and_then(|url| url.query().map(str::to_owned)).unwrap_or_default();
-        let request =
-            self.http.post(&service.realm).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form);
-        let response = self.send_as(what, request, &Known::Nobody).await?;
-        let status = response.status();
-        let body = read_body(response, MAX_REFUSAL_BYTES).await.unwrap_or_default().unwrap_or_default();
-        if !status.is_success() {
-            return Err(RegistryError::answer(self.host(), what.to_owned(), status.as_u16(), &body));
+    fn header(self) -> Option<(HeaderName, HeaderValue)> {
+        if self.is_whole() {
+            return None;
         }
-        challenge::token(&body).ok_or_else(|| refused("its token service sends no token".to_owned()))
+        let end = self.length.map(|length| (self.offset + length).saturating_sub(1).to_string()).unwrap_or_default();
+        let value = HeaderValue::from_str(&format!("bytes={}-{end}", self.offset));
+        Some((RANGE, value.expect("digits can be sent")))
     }
 
-    /// A password goes over an encrypted connection to the token service if it does to the registry.
-    fn check_realm(&self, challenges: &[String]) -> Result<(), RegistryError> {
-        if self.scheme == Scheme::Http {
-            return Ok(());
-        }
-        for TokenService { realm, .. } in challenge::token_services(challenges) {
-            if !realm.starts_with("https://") {
-                return Err(RegistryError::Credentials {
-                    host: self.host().to_owned(),
-                    why: format!("its token service {:?} is not reached by https", error::clean(&realm)),
-                });
+    /// The bytes in an answer.
+    async fn incoming(
+        self,
+        endpoint: &Endpoint,
+        source: usize,
+        what: &str,
+        response: Response,
+    ) -> Result<Incoming, RegistryError> {
+        let offset = match response.status() {
+            StatusCode::OK => 0,
+            StatusCode::PARTIAL_CONTENT => {
+                let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+                let begins = range.and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok());
+                match begins {
+                    None => self.offset,
+                    Some(offset) if offset == self.offset => offset,
+                    Some(other) => {
+                        return Err(RegistryError::Protocol {
+                            host: endpoint.name.clone(),
+                            what: what.to_owned(),
+                            cause: format!("it sends bytes from {other} on instead of {}", self.offset),
+                        });
+                    }
+                }
             }
-        }
-        Ok(())
-    }
-
-    /// Makes sure that the registry client has what the registry wants, after it was refused.
-    async fn log_in_again(&self, what: &str, seen: u64) -> Result<(), RegistryError> {
-        if self.logins().await != seen {
-            return Ok(());
-        }
-        let response = self.send_as(what, self.http.get(self.url("")), &Known::Nobody).await?;
-        if response.status() == StatusCode::UNAUTHORIZED {
-            self.log_in(what, response.headers(), seen).await?;
-        }
-        Ok(())
-    }
-
-    /// Whether what the registry client was refused is worth another try: it has new credentials then.
-    async fn again(&self, what: &str, seen: u64, error: Option<&OciDistributionError>) -> Result<bool, RegistryError> {
-        if !error.is_some_and(is_unauthorized) {
-            return Ok(false);
-        }
-        self.log_in_again(what, seen).await?;
-        Ok(true)
-    }
-
-    async fn logins(&self) -> u64 {
-        self.login.lock().await.number
+            _ => return Err(endpoint.refusal(what, response).await),
+        };
+        // One that ignores what was asked for sends all.
+        let is_part = response.status() == StatusCode::PARTIAL_CONTENT;
+        let pieces = response.bytes_stream().map(|piece| piece.map_err(io::Error::other)).boxed();
+        Ok(Incoming { host: endpoint.name.clone(), offset, is_part, source, pieces })
     }
 }
 
 impl Registry for Remote {
     fn host(&self) -> &str {
-        self.reference.host()
+        self.context.reference.host()
     }
 
     fn repository(&self) -> &str {
-        self.reference.path()
+        self.context.reference.path()
+    }
+
+    fn patience(&self) -> Patience {
+        self.context.patience
     }
 
     async fn document(&self, version: &Version) -> Result<Fetched, RegistryError> {
-        let what = format!("{} of {}", version.as_str(), self.reference.path());
-        let url = self.url(&format!("{}/manifests/{}", self.reference.path(), version.as_str()));
-        let response = self.send(&what, || self.http.get(&url).header(ACCEPT, ACCEPTED)).await?;
-        let status = response.status();
-        if status != StatusCode::OK {
-            let body = read_body(response, MAX_REFUSAL_BYTES).await.unwrap_or_default().unwrap_or_default();
-            return Err(RegistryError::answer(self.host(), what, status.as_u16(), &body));
+        let what = format!("{} of {}", version.as_str(), self.repository());
+        let hosts = match version {
+            Version::Tag(_) => self.hosts("resolve tags", |may| may.resolve)?,
+            Version::Digest(_) => self.hosts("give content", |may| may.pull)?,
+        };
+        let (mut tried, last) = (Vec::new(), hosts.len() - 1);
+        for (at, (_, endpoint)) in hosts.into_iter().enumerate() {
+            let error = match self.document_of(endpoint, version, &what).await {
+                Ok(fetched) if at == last || is_wanted(version, &fetched) => return Ok(fetched),
+                Ok(_) => RegistryError::Protocol {
+                    host: endpoint.name.clone(),
+                    what: what.clone(),
+                    cause: "it sends another document".to_owned(),
+                },
+                Err(error) => error,
+            };
+            if at == last {
+                return Err(error.after_others(&tried));
+            }
+            tracing::debug!(host = endpoint.name, %error, "asking the next host");
+            if !matches!(error, RegistryError::NotFound { .. }) {
+                endpoint.give_up();
+            }
+            tried.push(error);
         }
-        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let content_type = header(CONTENT_TYPE.as_str()).unwrap_or_default();
-        let media_type = content_type.split(';').next().unwrap_or_default().trim().to_owned();
-        let claimed = header("docker-content-digest").and_then(|digest| digest.parse().ok());
-        match read_body(response, MAX_DOCUMENT_BYTES).await {
-            Ok(Some(bytes)) => Ok(Fetched { bytes: bytes.into(), media_type, claimed }),
-            Ok(None) => Err(RegistryError::TooLarge { host: self.host().to_owned(), what, limit: MAX_DOCUMENT_BYTES }),
-            Err(source) => Err(RegistryError::http(self.host(), what, source)),
-        }
+        unreachable!("the last host was asked")
     }
 
-    async fn blob(&self, blob: &Descriptor, offset: u64) -> Result<Incoming, RegistryError> {
-        let what = format!("blob {} of {}", blob.digest, self.reference.path());
-        let (repository, seen) = (self.repository_reference(), self.logins().await);
-        let digest = blob.digest.as_str();
-        // A part, even if it is all of it: then only we hash it, and once.
-        if blob.size > 0 {
-            let mut answer = self.oci.pull_blob_stream_partial(&repository, digest, offset, None).await;
-            if self.again(&what, seen, answer.as_ref().err()).await? {
-                answer = self.oci.pull_blob_stream_partial(&repository, digest, offset, None).await;
+    async fn blob(
+        &self,
+        blob: &Descriptor,
+        urls: &[String],
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<Incoming, RegistryError> {
+        let what = format!("blob {} of {}", blob.digest, self.repository());
+        let hosts = self.hosts("give content", |may| may.pull)?;
+        let part = Part { offset, length };
+        let (mut tried, last) = (Vec::new(), hosts.len() - 1);
+        for (at, host) in hosts.into_iter().enumerate() {
+            let error = match self.blob_of(host, blob, part, &what).await {
+                Ok(incoming) => return Ok(incoming),
+                Err(error) => error,
+            };
+            if at == last {
+                if matches!(error, RegistryError::NotFound { .. }) && !urls.is_empty() {
+                    return self.elsewhere(urls, part, &what).await;
+                }
+                return Err(error.after_others(&tried));
             }
-            return Ok(match answer.map_err(self.failed(&what))? {
-                BlobResponse::Full(stream) => Incoming { offset: 0, pieces: stream.stream },
-                BlobResponse::Partial(stream) => Incoming { offset, pieces: stream.stream },
-            });
+            tracing::debug!(host = host.1.name, %error, "asking the next host");
+            if !matches!(error, RegistryError::NotFound { .. }) {
+                host.1.give_up();
+            }
+            tried.push(error);
         }
-        let mut answer = self.oci.pull_blob_stream(&repository, digest).await;
-        if self.again(&what, seen, answer.as_ref().err()).await? {
-            answer = self.oci.pull_blob_stream(&repository, digest).await;
+        unreachable!("the last host was asked")
+    }
+
+    fn distrust(&self, source: usize) -> bool {
+        match self.endpoints.get(source) {
+            Some(endpoint) if source + 1 < self.endpoints.len() && !endpoint.has_failed() => {
+                endpoint.give_up();
+                true
+            }
+            _ => false,
         }
-        Ok(Incoming { offset: 0, pieces: answer.map_err(self.failed(&what))?.stream })
     }
 
     async fn has_blob(&self, digest: &Digest) -> Result<bool, RegistryError> {
-        let what = format!("blob {digest} of {}", self.reference.path());
-        let (repository, seen) = (self.repository_reference(), self.logins().await);
-        let mut answer = self.oci.blob_exists(&repository, digest.as_str()).await;
-        if self.again(&what, seen, answer.as_ref().err()).await? {
-            answer = self.oci.blob_exists(&repository, digest.as_str()).await;
-        }
-        answer.map_err(self.failed(&what))
+        let what = format!("blob {digest} of {}", self.repository());
+        let endpoint = self.target()?;
+        let url = endpoint.url(&self.context, &self.path(&format!("blobs/{digest}")))?;
+        let ask = Ask { what: &what, method: Method::HEAD, url, headers: Vec::new(), body: Body::None, scope: None };
+        let response = endpoint.ask(&self.context, &ask, &[StatusCode::OK, StatusCode::NOT_FOUND]).await?;
+        Ok(response.status() == StatusCode::OK)
     }
 
     async fn mount_blob(&self, digest: &Digest, from: &str) -> Result<bool, RegistryError> {
-        let what = format!("blob {digest} of {from}");
-        let target = self.repository_reference();
-        let source = OciReference::with_tag(self.address.clone(), from.to_owned(), "latest".to_owned());
-        match self.oci.mount_blob(&target, &source, digest.as_str()).await {
-            Ok(()) => Ok(true),
-            // It began an upload instead, or refuses, as registries do that cannot or may not mount. The blob is sent then.
-            Err(error) => {
-                tracing::debug!(what, error = %RegistryError::oci(self.host(), what.clone(), error), "not mounted");
-                Ok(false)
-            }
-        }
+        upload::mount(&self.context, self.target()?, digest, from).await
     }
 
     async fn push_blob(
         &self,
         blob: &Descriptor,
-        pieces: BoxStream<'static, io::Result<Bytes>>,
+        pieces: &(dyn Fn() -> BoxStream<'static, io::Result<Bytes>> + Send + Sync),
     ) -> Result<(), RegistryError> {
-        let what = format!("to take blob {} of {}", blob.digest, self.reference.path());
-        let repository = self.repository_reference();
-        let pieces = pieces.map(|piece| piece.map_err(OciDistributionError::from));
-        let pushed = self.oci.push_blob_stream(&repository, pieces, blob.digest.as_str(), Some(blob.size)).await;
-        pushed.map_err(self.failed(&what))?;
-        Ok(())
+        upload::blob(&self.context, self.target()?, blob, pieces).await
     }
 
     async fn push_document(&self, version: &Version, media_type: &str, bytes: Bytes) -> Result<(), RegistryError> {
-        let what = format!("to take {} of {}", version.as_str(), self.reference.path());
-        let url = self.url(&format!("{}/manifests/{}", self.reference.path(), version.as_str()));
+        let what = format!("to take {} of {}", version.as_str(), self.repository());
+        let endpoint = self.target()?;
         let content_type = HeaderValue::from_str(media_type).map_err(|_| RegistryError::Protocol {
             host: self.host().to_owned(),
             what: what.clone(),
             cause: format!("{media_type:?} cannot be a media type"),
         })?;
-        let request = || self.http.put(&url).header(CONTENT_TYPE, content_type.clone()).body(bytes.clone());
-        let response = self.send(&what, request).await?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(());
-        }
-        let body = read_body(response, MAX_REFUSAL_BYTES).await.unwrap_or_default().unwrap_or_default();
-        Err(RegistryError::answer(self.host(), what, status.as_u16(), &body))
+        let ask = Ask {
+            what: &what,
+            method: Method::PUT,
+            url: endpoint.url(&self.context, &self.path(&format!("manifests/{}", version.as_str())))?,
+            headers: vec![(CONTENT_TYPE, content_type)],
+            body: Body::Bytes(bytes),
+            scope: None,
+        };
+        // The same document under the same name: sending it twice does no harm.
+        let fine = [StatusCode::CREATED, StatusCode::OK, StatusCode::ACCEPTED, StatusCode::NO_CONTENT];
+        endpoint.ask(&self.context, &ask, &fine).await.map(drop)
     }
 }
 
-/// The body of an answer; `None` if it has more than `limit` bytes.
-async fn read_body(mut response: Response, limit: usize) -> Result<Option<Vec<u8>>, reqwest::Error> {
-    let mut body = Vec::new();
-    while let Some(piece) = response.chunk().await? {
-        if body.len() + piece.len() > limit {
-            return Ok(None);
-        }
-        body.extend_from_slice(&piece);
-    }
-    Ok(Some(body))
-}
-
-fn is_unauthorized(error: &OciDistributionError) -> bool {
-    match error {
-        OciDistributionError::UnauthorizedError { .. } => true,
-        OciDistributionError::ServerError { code, .. } => *code == 401,
-        OciDistributionError::RequestError(error) => error.status() == Some(StatusCode::UNAUTHORIZED),
-        _ => false,
-    }
-}
-
-/// Chooses the cryptography of TLS, once for the process.
-fn use_ring() {
-    static CHOSEN: OnceLock<()> = OnceLock::new();
-    CHOSEN.get_or_init(|| {
-        // Somebody else's choice is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    });
+/// Whether a document is the one that was asked for.
+fn is_wanted(version: &Version, fetched: &Fetched) -> bool {
+    let Version::Digest(digest) = version else { return true };
+    let mut hasher = Hasher::new(digest.algorithm());
+    hasher.update(&fetched.bytes);
+    hasher.finish() == *digest
 }
 
 #[cfg(test)]
@@ -439,21 +427,12 @@ mod tests {
     }
 
     #[test]
-    fn a_token_service_in_plain_text_gets_no_password() {
-        let remote = |scheme| {
-            let reference = "r.example/a:t".parse().unwrap();
-            Remote::new(reference, Some(scheme), Purpose::Pull, Asker::default()).unwrap()
+    fn parts_are_asked_for_as_ranges() {
+        let header = |offset, length| {
+            Part { offset, length }.header().map(|(_, value)| value.to_str().unwrap().to_owned())
         };
-        let challenge = |realm: &str| vec![format!(r#"Bearer realm="{realm}",service="s""#)];
-        assert!(remote(Scheme::Https).check_realm(&challenge("https://t.example/token")).is_ok());
-        assert!(remote(Scheme::Https).check_realm(&challenge("http://t.example/token")).is_err());
-        assert!(remote(Scheme::Http).check_realm(&challenge("http://t.example/token")).is_ok());
-        assert!(remote(Scheme::Https).check_realm(&["Basic realm=\"x\"".to_owned()]).is_ok());
-    }
-
-    #[test]
-    fn secrets_are_not_printed() {
-        let shown = format!("{:?}", Credentials::Password { user: "u".into(), password: Secret::new("hunter2") });
-        assert!(!shown.contains("hunter2"), "{shown}");
+        assert_eq!(header(0, None), None);
+        assert_eq!(header(7, None).as_deref(), Some("bytes=7-"));
+        assert_eq!(header(0, Some(10)).as_deref(), Some("bytes=0-9"));
     }
 }

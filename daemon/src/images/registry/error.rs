@@ -3,9 +3,13 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use model::error::{Classify, Kind};
 use oci_distribution::errors::OciDistributionError;
+
+use super::endpoint::MAX_RETRY_AFTER;
+use super::hosts::HostsError;
 
 /// How much of a registry's words is repeated, in characters.
 const MAX_WORDS: usize = 512;
@@ -38,7 +42,7 @@ pub enum RegistryError {
         hint: &'static str,
     },
     /// It refuses for another reason.
-    #[error("{host} answers {status} when asked for {what}{words}")]
+    #[error("{host} answers {status} when asked for {what}{words}{}", patience(*status, *retry_after))]
     Status {
         /// The registry.
         host: String,
@@ -48,6 +52,8 @@ pub enum RegistryError {
         status: u16,
         /// Its own words.
         words: Words,
+        /// How long it asks to be left alone.
+        retry_after: Option<Duration>,
     },
     /// It cannot be reached, or the connection broke.
     #[error("cannot get {what} from {host}: {cause}{hint}")]
@@ -89,22 +95,94 @@ pub enum RegistryError {
         /// What is wrong with them.
         why: String,
     },
-    /// The HTTP client cannot be made.
-    #[error("cannot make an HTTP client: {cause}")]
+    /// What the configuration says of the host cannot be used.
+    #[error("cannot speak to {host}: {cause}")]
     Setup {
-        /// What it says.
+        /// The registry.
+        host: String,
+        /// What is wrong.
         cause: String,
     },
+    /// It sends, but hardly anything.
+    #[error("{host} sent only {bytes} bytes of {what} in {} s; is the network overloaded?", within.as_secs())]
+    Slow {
+        /// The registry.
+        host: String,
+        /// What was asked for.
+        what: String,
+        /// How much came.
+        bytes: u64,
+        /// In which time.
+        within: Duration,
+    },
+    /// It is not known which hosts to ask.
+    #[error(transparent)]
+    Hosts(#[from] HostsError),
+    /// No host of the configuration may be asked for that.
+    #[error("no host that is configured for {registry} may be asked to {what}; its hosts.toml gives none that capability")]
+    Nobody {
+        /// The registry.
+        registry: String,
+        /// What for.
+        what: &'static str,
+    },
+    /// Neither the mirrors nor the registry itself did it.
+    #[error("{last}; before that: {tried}")]
+    Mirrors {
+        /// What the last one said.
+        last: Box<RegistryError>,
+        /// What the others said.
+        tried: String,
+    },
+}
+
+/// What to do about a registry that has had enough.
+fn patience(status: u16, retry_after: Option<Duration>) -> String {
+    match (status, retry_after) {
+        (_, Some(time)) if !time.is_zero() => format!("; it asks to wait {} s", time.as_secs()),
+        (429, _) => "; is there a limit on pulls without an account?".to_owned(),
+        _ => String::new(),
+    }
 }
 
 impl RegistryError {
     /// Whether the same request may succeed in a moment.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Broken { .. } => true,
-            Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            Self::Broken { .. } | Self::Slow { .. } => true,
+            Self::Status { status, retry_after, .. } => {
+                matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
+                    && retry_after.is_none_or(|time| time <= MAX_RETRY_AFTER)
+            }
+            Self::Mirrors { last, .. } => last.is_transient(),
             _ => false,
         }
+    }
+
+    /// How long the registry asks to be left alone.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::Mirrors { last, .. } => last.retry_after(),
+            _ => None,
+        }
+    }
+
+    /// The same, with what the registry said of when to come back.
+    pub(super) fn after(mut self, time: Option<Duration>) -> Self {
+        if let Self::Status { retry_after, .. } = &mut self {
+            *retry_after = time;
+        }
+        self
+    }
+
+    /// The same, with what others said before.
+    pub(super) fn after_others(self, tried: &[Self]) -> Self {
+        if tried.is_empty() {
+            return self;
+        }
+        let tried = tried.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        Self::Mirrors { last: Box::new(self), tried }
     }
 
     /// From the status and the body of an answer.
@@ -114,20 +192,24 @@ impl RegistryError {
             404 => Self::NotFound { host, what, words },
             401 => Self::Denied { host, what, status, words, hint: "; are the credentials right?" },
             403 => Self::Denied { host, what, status, words, hint: "" },
-            _ => Self::Status { host, what, status, words },
+            _ => Self::Status { host, what, status, words, retry_after: None },
         }
     }
 
     /// From what the HTTP client says.
     pub(super) fn http(host: &str, what: String, error: reqwest::Error) -> Self {
-        let hint = if error.is_timeout() {
+        let (timeout, connect) = (error.is_timeout(), error.is_connect());
+        let cause = causes(&error.without_url());
+        let hint = if cause.contains("certificate") || cause.contains("UnknownIssuer") {
+            "; is its authority trusted here, or named by \"ca\" in its hosts.toml?"
+        } else if timeout {
             "; it did not answer in time"
-        } else if error.is_connect() {
+        } else if connect {
             "; is the registry up, and is it HTTP or HTTPS?"
         } else {
             ""
         };
-        Self::Broken { host: host.to_owned(), what, cause: causes(&error.without_url()), hint }
+        Self::Broken { host: host.to_owned(), what, cause, hint }
     }
 
     /// From a connection that broke while a body came in.
@@ -184,10 +266,11 @@ impl Classify for RegistryError {
             Self::NotFound { .. } => Kind::NotFound,
             Self::Denied { .. } | Self::Credentials { .. } => Kind::PermissionDenied,
             Self::Status { status: 429, .. } => Kind::ResourceExhausted,
-            Self::Status { .. } | Self::Broken { .. } => Kind::Unavailable,
+            Self::Status { .. } | Self::Broken { .. } | Self::Slow { .. } => Kind::Unavailable,
             Self::TooLarge { .. } => Kind::ResourceExhausted,
             Self::Protocol { .. } => Kind::Unknown,
-            Self::Setup { .. } => Kind::Internal,
+            Self::Setup { .. } | Self::Hosts(_) | Self::Nobody { .. } => Kind::FailedPrecondition,
+            Self::Mirrors { last, .. } => last.kind(),
         }
     }
 }
@@ -231,7 +314,7 @@ impl std::fmt::Display for Words {
 }
 
 /// `text` on one line, and not without end.
-pub(super) fn clean(text: &str) -> String {
+pub(in crate::images) fn clean(text: &str) -> String {
     let line = text.split(char::is_whitespace).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
     let printable = line.chars().filter(|letter| !letter.is_control());
     let mut short: String = printable.clone().take(MAX_WORDS).collect();
