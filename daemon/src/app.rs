@@ -16,6 +16,8 @@ use std::time::Duration;
 use model::error::Classify;
 use proto::cri::image_service_server::ImageServiceServer;
 use proto::cri::runtime_service_server::RuntimeServiceServer;
+use proto::gantry::v1::events_server::EventsServer as JournalServer;
+use proto::gantry::v1::operations_server::OperationsServer;
 use proto::grpc::health::v1::health_server::HealthServer;
 use proto::services::containers::v1::containers_server::ContainersServer;
 use proto::services::content::v1::content_server::ContentServer;
@@ -25,6 +27,8 @@ use proto::services::images::v1::images_server::ImagesServer;
 use proto::services::introspection::v1::introspection_server::IntrospectionServer;
 use proto::services::leases::v1::leases_server::LeasesServer;
 use proto::services::namespaces::v1::namespaces_server::NamespacesServer;
+use proto::services::sandbox::v1::controller_server::ControllerServer;
+use proto::services::sandbox::v1::store_server::StoreServer;
 use proto::services::snapshots::v1::snapshots_server::SnapshotsServer;
 use proto::services::streaming::v1::streaming_server::StreamingServer;
 use proto::services::tasks::v1::tasks_server::TasksServer;
@@ -32,7 +36,7 @@ use proto::services::transfer::v1::transfer_server::TransferServer;
 use proto::services::version::v1::version_server::VersionServer;
 use sd_notify::NotifyState;
 use snapshotter::{SnapshotError, Snapshotter, copy, overlay};
-use store::Store;
+use store::{Store, StoreError};
 use store::blob::{BlobError, BlobStore};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
@@ -43,18 +47,22 @@ use tracing::{info, warn};
 use crate::api;
 use crate::api::layers::Traffic;
 use crate::blocking;
+use crate::checkpoints::Checkpoints;
 use crate::config::{Config, Engine};
 use crate::containers::Containers;
 use crate::cri::{self, Cri};
-use crate::events::Bus;
+use crate::events::{Bus, Subscription};
 use crate::gc::schedule::{self, Trigger};
 use crate::home::{Home, HomeError};
 use crate::images::Images;
 use crate::meta::content::Sharing;
 use crate::meta::{self, Drivers, Meta};
+use crate::journal::Journal;
 use crate::mounts::MountDir;
 use crate::namespaces::Namespaces;
 use crate::plugins::{self, Driver, Plugin};
+use crate::sandboxes::Sandboxes;
+use crate::proxy;
 use crate::serve::{ServeError, serve};
 use crate::settings;
 use crate::socket::{self, SocketError};
@@ -75,6 +83,9 @@ pub enum StartError {
     /// The metadata store cannot be opened.
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    /// The journal of events cannot be opened.
+    #[error("cannot open the journal of events")]
+    Journal(#[from] StoreError),
     /// The blobs cannot be used.
     #[error("cannot open the content store")]
     Content(#[from] BlobError),
@@ -102,6 +113,8 @@ pub struct App {
     rows: Vec<Plugin>,
     parts: Parts,
     state: State,
+    /// The journal and what it hears, until that is started.
+    journal: Option<(Journal, Subscription)>,
     /// Everything in the background.
     tracker: TaskTracker,
     /// Ends everything in the background.
@@ -117,6 +130,7 @@ struct Parts {
     mounts: MountDir,
     images: Images,
     tasks: Tasks,
+    sandboxes: Sandboxes,
     cri: Option<Cri>,
 }
 
@@ -171,6 +185,14 @@ impl App {
             warn!(plugin = format!("{}.{}", row.kind, row.id), "this plugin cannot be switched off");
         }
         let bus = Bus::new();
+        let journal = match config.journal.enabled {
+            true => {
+                let (store, settings) = (store.clone(), config.journal);
+                let opened = blocking::run(move || Journal::open(store, settings)).await?;
+                Some((opened, Journal::listen(&bus)))
+            }
+            false => None,
+        };
         let tasks = Tasks::new(settings::for_tasks(&config), store.clone(), bus.clone(), tracker.clone(), stop.clone());
         let trigger = Trigger::default();
         let sharing = if config.isolated_content { Sharing::Isolated } else { Sharing::Shared };
@@ -200,6 +222,7 @@ impl App {
             })
         });
         let parts = Parts {
+            sandboxes: Sandboxes::new(store.clone(), &meta),
             bus: bus.clone(),
             namespaces: Namespaces::new(store.clone(), blobs, bus.clone(), trigger),
             containers,
@@ -210,7 +233,7 @@ impl App {
             cri,
         };
         let state = State { traffic: Traffic::default(), bus, store, tasks, tracker: tracker.clone() };
-        Ok(Self { config, home, rows, parts, state, tracker, stop })
+        Ok(Self { config, home, rows, parts, state, journal, tracker, stop })
     }
 
     /// What can be said about it while it runs.
@@ -222,11 +245,14 @@ impl App {
     ///
     /// # Errors
     /// It cannot serve, or ended before it was told to.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), StartError> {
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), StartError> {
         let (grpc, grpc_bound) = socket::bind(&self.config.grpc.socket)?;
         let (ttrpc, ttrpc_bound) = socket::bind(&self.config.ttrpc)?;
         let ttrpc = UnixListener::from_std(ttrpc).map_err(ServeError::Socket)?;
         let routes = self.routes(&stop)?;
+        if let Some((journal, subscription)) = self.journal.take() {
+            self.tracker.spawn(journal.run(self.parts.bus.clone(), subscription));
+        }
 
         // It says itself what it found.
         let _ = self.parts.tasks.recover().await;
@@ -284,7 +310,12 @@ impl App {
         let parts = &self.parts;
         let identity = self.home.identity()?;
         let (images, streams) = (parts.images.clone(), Streams::default());
+        let checkpoints = Checkpoints::new(parts.tasks.clone(), parts.meta.clone(), parts.mounts.clone());
+        let tasks = api::tasks::TasksService::new(parts.tasks.clone(), checkpoints, stop.clone());
+        let sandbox_controllers =
+            api::sandboxes::Controllers::new(parts.sandboxes.clone(), parts.tasks.sandboxes(), stop.clone());
         let introspection = api::introspection::Introspection::new(self.rows.clone(), identity, parts.tasks.clone());
+        let journal = self.journal.as_ref().map(|(journal, _)| journal.clone());
         let mut routes = Routes::default();
         if let Some(cri) = &parts.cri {
             routes = routes
@@ -303,8 +334,12 @@ impl App {
             .add_service(sized!(SnapshotsServer, api::snapshots::Service::new(parts.meta.clone())))
             .add_service(sized!(DiffServer, api::diff::Service::new(parts.meta.clone(), parts.mounts.clone())))
             .add_service(sized!(StreamingServer, api::streaming::Service::new(streams.clone())))
+            .add_service(sized!(OperationsServer, api::operations::Service::new(images.operations().clone())))
             .add_service(sized!(TransferServer, api::transfer::Service::new(images, streams)))
-            .add_service(sized!(TasksServer, api::tasks::TasksService::new(parts.tasks.clone(), stop.clone())))
+            .add_service(sized!(TasksServer, tasks))
+            .add_service(sized!(StoreServer, api::sandboxes::Records::new(parts.sandboxes.clone())))
+            .add_service(sized!(ControllerServer, sandbox_controllers))
+            .add_service(sized!(JournalServer, api::journal::Service::new(journal)))
             .add_service(sized!(EventsServer, api::events::Events::new(parts.bus.clone()))))
     }
 }
@@ -319,11 +354,15 @@ const SERVICES: &[&str] = &[
     "containerd.services.introspection.v1.Introspection",
     "containerd.services.leases.v1.Leases",
     "containerd.services.namespaces.v1.Namespaces",
+    "containerd.services.sandbox.v1.Controller",
+    "containerd.services.sandbox.v1.Store",
     "containerd.services.snapshots.v1.Snapshots",
     "containerd.services.streaming.v1.Streaming",
     "containerd.services.tasks.v1.Tasks",
     "containerd.services.transfer.v1.Transfer",
     "containerd.services.version.v1.Version",
+    "gantry.v1.Operations",
+    "gantry.v1.Events",
     "runtime.v1.ImageService",
     "runtime.v1.RuntimeService",
 ];
@@ -388,6 +427,17 @@ fn open_drivers(config: &Config, home: &Home, store: &Store) -> (Drivers, Vec<Dr
             }
         }
         told.push(row);
+    }
+    for (name, plugin) in &config.proxies {
+        if let Some(why) = plugin.kind.refusal() {
+            warn!(plugin = name, kind = plugin.kind.name(), why, "proxy plugin not used");
+        } else if drivers.contains_key(name) {
+            warn!(plugin = name, "proxy plugin not used: there is a snapshotter of that name");
+        } else if !config.is_disabled(plugins::SNAPSHOTTER, name) {
+            drivers.insert(name.clone(), Arc::new(proxy::Snapshots::new(name, plugin)));
+            let capabilities = plugin.capabilities.clone();
+            told.push(Driver { name: name.clone(), capabilities, ..Driver::default() });
+        }
     }
     (drivers, told)
 }

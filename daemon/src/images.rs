@@ -12,6 +12,7 @@ pub mod export;
 mod fetch;
 pub mod here;
 pub mod import;
+mod lazy;
 mod lease;
 mod local;
 mod locks;

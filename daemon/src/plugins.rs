@@ -96,13 +96,28 @@ pub fn rows(config: &Config, drivers: &[Driver]) -> Vec<Plugin> {
     let mut rows =
         vec![Plugin::new(CONTENT, "content", &[]).export("root", crate::home::content(&config.root).display())];
     for driver in drivers {
-        let mut row = Plugin::new(SNAPSHOTTER, &driver.name, &[]).on_this_platform();
+        let mut row = Plugin::new(SNAPSHOTTER, &driver.name, &[]);
+        let proxy = config.proxies.get(&driver.name);
+        row.platforms.push(proxy.and_then(|proxy| proxy.platform.clone()).unwrap_or_else(Platform::host));
+        row.exports.extend(proxy.map(|proxy| proxy.exports.clone()).unwrap_or_default());
         row.capabilities.clone_from(&driver.capabilities);
         row.failure.clone_from(&driver.failure);
         rows.push(match &driver.root {
             Some(root) => row.export("root", root),
             None => row,
         });
+    }
+    for (name, proxy) in &config.proxies {
+        if proxy.kind == crate::proxy::Kind::Snapshot {
+            // It is among the drivers.
+            continue;
+        }
+        let mut row = Plugin::new(proxy.kind.plugin_type(), name, &[]);
+        row.platforms.push(proxy.platform.clone().unwrap_or_else(Platform::host));
+        row.exports.clone_from(&proxy.exports);
+        row.capabilities.clone_from(&proxy.capabilities);
+        row.failure = proxy.kind.refusal().map(str::to_owned);
+        rows.push(row);
     }
     let engine = if config.engine == crate::config::Engine::Redb { "redb" } else { "sled" };
     let gc = &config.gc;

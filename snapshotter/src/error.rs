@@ -74,6 +74,16 @@ pub enum SnapshotError {
     /// The records could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A snapshotter that is a process of its own failed.
+    #[error("snapshotter {snapshotter}: {message}")]
+    Plugin {
+        /// Its name.
+        snapshotter: String,
+        /// What may be done about it.
+        kind: Kind,
+        /// What it said.
+        message: String,
+    },
     /// A file operation failed.
     #[error("cannot {doing} {}", path.display())]
     Io {
@@ -101,6 +111,7 @@ impl Classify for SnapshotError {
             Self::ParentNotCommitted { .. } | Self::InvalidKey { .. } => Kind::InvalidArgument,
             Self::NotActive { .. } | Self::HasChildren { .. } | Self::CannotRebase { .. } => Kind::FailedPrecondition,
             Self::UnsupportedLabel { .. } => Kind::Unimplemented,
+            Self::Plugin { kind, .. } => *kind,
             Self::Store(error) => error.kind(),
             Self::Io { source, .. } => match io_kind(source) {
                 // A missing or a present file of ours is not a missing or a present snapshot.

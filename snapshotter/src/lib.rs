@@ -81,6 +81,11 @@ pub trait Snapshotter: Send + Sync {
     /// What the driver can do beyond the basics, [`CAPABILITY_REBASE`] for one.
     fn capabilities(&self) -> Vec<String>;
 
+    /// Whether it may get layers by itself, from what the labels of a snapshot say: whoever pulls asks it before fetching.
+    fn is_remote(&self) -> bool {
+        false
+    }
+
     /// Makes a writable snapshot that starts out as its parent is, or empty, and says how to mount it.
     ///
     /// # Errors

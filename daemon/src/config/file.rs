@@ -7,9 +7,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use snapshotter::overlay::LayerFormat;
+use model::platform::Platform;
 use toml::{Table, Value};
 
 use super::schema::{self, Fate};
+use crate::proxy;
+
 use super::{Config, Engine, Format, Level};
 
 /// The most files one configuration may consist of.
@@ -213,10 +216,32 @@ impl Document {
         if self.text(&["metadata", "engine"]) == Some("redb") {
             config.engine = Engine::Redb;
         }
+        let journal = |key| self.value(&["journal", key]);
+        let whole = |key| journal(key).and_then(Value::as_integer).and_then(|number| u64::try_from(number).ok());
+        let keep = &mut config.journal;
+        keep.enabled = journal("enabled").and_then(Value::as_bool).unwrap_or(keep.enabled);
+        keep.max_age = journal("max_age").and_then(Value::as_str).and_then(schema::duration).unwrap_or(keep.max_age);
+        keep.max_events = whole("max_events").unwrap_or(keep.max_events);
+        keep.max_bytes = whole("max_bytes").unwrap_or(keep.max_bytes);
         for (name, value) in self.entries(&["timeouts"]) {
             if let Some(limit) = value.as_str().and_then(schema::duration) {
                 config.timeouts.insert(name.clone(), limit);
             }
+        }
+        for (name, value) in self.entries(&["proxy_plugins"]) {
+            let word = |key| value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+            let Some(kind) = word("type").and_then(proxy::Kind::parse) else { continue };
+            // Some write the address as a URL.
+            let address = word("address").unwrap_or_default();
+            let exports = value.get("exports").and_then(Value::as_table).into_iter().flatten();
+            let plugin = proxy::Plugin {
+                kind,
+                address: address.strip_prefix("unix://").unwrap_or(address).into(),
+                platform: word("platform").map(platform),
+                exports: exports.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect(),
+                capabilities: texts(value.get("capabilities")),
+            };
+            config.proxies.insert(name.clone(), plugin);
         }
         for (name, value) in self.entries(&["runtimes"]) {
             if let Some(path) = value.get("path").and_then(Value::as_str).filter(|path| !path.is_empty()) {
@@ -365,6 +390,13 @@ fn glob(pattern: &[u8], name: &[u8]) -> bool {
         ([], []) => true,
         _ => false,
     }
+}
+
+/// A platform as it is written: `os/architecture[/variant]`.
+fn platform(text: &str) -> Platform {
+    let mut parts = text.splitn(3, '/').map(str::to_owned);
+    let (os, architecture) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    Platform { os, architecture, variant: parts.next().unwrap_or_default() }.normalized()
 }
 
 fn texts(value: Option<&Value>) -> Vec<String> {

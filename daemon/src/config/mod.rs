@@ -51,6 +51,10 @@ pub struct Config {
     pub timeouts: BTreeMap<String, Duration>,
     /// The engine of the metadata store.
     pub engine: Engine,
+    /// Plugins that are processes of their own, by name.
+    pub proxies: BTreeMap<String, crate::proxy::Plugin>,
+    /// The journal of events.
+    pub journal: crate::journal::Settings,
     /// Which shim binary a runtime name means, where it is not the usual one.
     pub runtimes: BTreeMap<String, PathBuf>,
     /// Whether a namespace must send content that another one has.
@@ -201,6 +205,8 @@ impl Default for Config {
             required_plugins: BTreeSet::new(),
             timeouts: default_timeouts(),
             engine: Engine::Sled,
+            proxies: BTreeMap::new(),
+            journal: crate::journal::Settings::default(),
             runtimes: BTreeMap::new(),
             isolated_content: false,
             gc: Gc {
@@ -314,6 +320,12 @@ impl Config {
             let reason =
                 format!("path {} has {length} bytes, at most {MAX_SHIM_SOCKET_DIR_BYTES} are possible", path.display());
             return Err(ConfigError::Combination { key: "socket_dir", reason });
+        }
+        for (name, proxy) in &self.proxies {
+            if !proxy.address.is_absolute() {
+                let reason = format!("plugin {name} needs the path of its socket, not {:?}", proxy.address);
+                return Err(ConfigError::Combination { key: "proxy_plugins", reason });
+            }
         }
         if !(0.0..=0.5).contains(&self.gc.pause_threshold) {
             let reason = format!("{} is not between 0 and 0.5", self.gc.pause_threshold);

@@ -25,6 +25,10 @@ impl Config {
         set(&mut table, &["debug", "format"], text(&format));
         let engine = if self.engine == Engine::Redb { "redb" } else { "sled" };
         set(&mut table, &["metadata", "engine"], text(&engine));
+        set(&mut table, &["journal", "enabled"], Value::Boolean(self.journal.enabled));
+        set(&mut table, &["journal", "max_age"], text(&go_duration(self.journal.max_age)));
+        set(&mut table, &["journal", "max_events"], count(self.journal.max_events));
+        set(&mut table, &["journal", "max_bytes"], count(self.journal.max_bytes));
         for (name, limit) in &self.timeouts {
             set(&mut table, &["timeouts", name], text(&go_duration(*limit)));
         }

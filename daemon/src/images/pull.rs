@@ -9,11 +9,13 @@
 //! The image is recorded last: until then it is what it was before. Dropping the future stops everything; what was not finished is an
 //! upload to resume or a snapshot that removes itself, and layers that were fetched are kept for a while, for the next try.
 
+use std::collections::HashSet;
+
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use futures_util::stream;
 use model::reference::Reference;
-use model::{Descriptor, Labels};
+use model::{Descriptor, Digest, Labels};
 use tracing::info;
 
 use super::document::is_layer;
@@ -53,7 +55,9 @@ impl Images {
         reporter.say(format!("Pulling from OCI Registry ({reference})"));
         reporter.about(&name, "fetching image content", Some(&root));
         let tree = self.documents(&held, registry, &name, resolved, wanted, reporter).await?;
-        self.blobs(&held, registry, &tree, wanted, reporter).await?;
+        let elsewhere =
+            self.layers_elsewhere(held.scope(), registry, &reference.to_string(), &tree, &wanted.unpacks).await?;
+        self.blobs(&held, registry, &tree, wanted, &elsewhere, reporter).await?;
         self.keep(held.scope(), &tree).await?;
         for one in names::of_whole(&name, &root.digest, &wanted.references) {
             self.record(held.scope(), &one, &wanted.labels, &root).await?;
@@ -109,6 +113,7 @@ impl Images {
         registry: &impl Registry,
         tree: &Tree,
         wanted: &Wanted,
+        elsewhere: &HashSet<Digest>,
         reporter: &Reporter,
     ) -> Result<(), TransferError> {
         let (blobs, urls) = (tree.blobs(), &tree.urls());
@@ -121,6 +126,10 @@ impl Images {
         let arrivals = &arrivals;
         let fetching = async {
             let one = |(blob, _): (Descriptor, Vec<String>)| async move {
+                if elsewhere.contains(&blob.digest) {
+                    arrivals.arrived(&blob.digest);
+                    return Ok(());
+                }
                 if let Some(item) = arrivals.item(&blob.digest) {
                     let urls = urls.get(&blob.digest).map(Vec::as_slice).unwrap_or_default();
                     let follower = arrivals.arriving(&blob.digest).filter(|_| is_layer(&blob.media_type));

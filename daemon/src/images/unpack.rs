@@ -204,8 +204,11 @@ impl Images {
                 let (blob, diff_id) = (layer.blob.digest.clone(), layer.diff_id.clone());
                 self.unpack_layer(scope, layer, parent, below, arrivals).await?;
                 done.send_replace(true);
-                let label = Labels::from([(LABEL_UNCOMPRESSED.to_owned(), diff_id.to_string())]);
-                self.label(&scope.namespace, &blob, label).await?;
+                // A snapshotter that gets layers by itself has one without its blob.
+                if self.has(&scope.namespace, &blob)? {
+                    let label = Labels::from([(LABEL_UNCOMPRESSED.to_owned(), diff_id.to_string())]);
+                    self.label(&scope.namespace, &blob, label).await?;
+                }
                 Ok::<_, TransferError>(())
             }
         };
@@ -325,6 +328,6 @@ async fn is_there(below: &mut Option<watch::Receiver<bool>>) {
 }
 
 /// Whether an image that says it is for `image` is meant by `wanted`. Old ones say nothing.
-fn runs_on(wanted: &Platform, image: &Platform) -> bool {
+pub(super) fn runs_on(wanted: &Platform, image: &Platform) -> bool {
     image.architecture.is_empty() || wanted.accepts(image).is_some()
 }

@@ -172,6 +172,11 @@ impl Meta {
         Ok(None)
     }
 
+    /// Whether a snapshotter may get layers by itself.
+    pub(crate) fn is_remote(&self, snapshotter: &str) -> bool {
+        self.inner.drivers.get(snapshotter).is_some_and(|driver| driver.is_remote())
+    }
+
     /// Whether a snapshotter can be told what a snapshot stands on when it is committed.
     pub(crate) fn can_rebase(&self, snapshotter: &str) -> bool {
         let driver = self.inner.drivers.get(snapshotter);
