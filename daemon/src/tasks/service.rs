@@ -136,6 +136,12 @@ impl Tasks {
             .collect()
     }
 
+    /// Where the shim of a task listens; nothing if there is no such task.
+    pub fn socket(&self, namespace: &Namespace, id: &str) -> Option<std::path::PathBuf> {
+        let key = Key { namespace: namespace.clone(), id: ContainerId::new(id).ok()? };
+        Some(self.inner.registry.get(&key)?.shim.socket().to_owned())
+    }
+
     /// Asks a runtime, by its name or by the path of its shim, what it is and can do.
     ///
     /// # Errors

@@ -77,6 +77,16 @@ impl<S: Service> Server<S> {
         }
     }
 
+    /// Serves one connection that is there already, in the background, until it ends or the token is cancelled.
+    pub fn serve_one(self, stream: UnixStream) {
+        let Self { service, tracker, stop } = self;
+        tracker.spawn(async move {
+            if let Err(error) = converse(&*service, stream, &stop).await {
+                debug!(%error, "a ttrpc connection ended");
+            }
+        });
+    }
+
     fn take(&self, stream: UnixStream, place: OwnedSemaphorePermit) {
         match stream.peer_cred() {
             Ok(peer) if peer.uid() == geteuid().as_raw() => {}

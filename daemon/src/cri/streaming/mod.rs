@@ -11,6 +11,7 @@
 //! by the [`Backend`]. A token is the only credential, so it is long, good once, and only for a minute. A client that breaks a
 //! protocol, is silent for too long, or opens too much loses its own connection and nothing else.
 
+mod certificate;
 mod dial;
 mod forward;
 mod remote;
@@ -20,6 +21,7 @@ mod spdy;
 mod tokens;
 mod websocket;
 
+pub use certificate::tls;
 pub use dial::localhost;
 pub use server::{Server, Settings};
 pub use session::{Backend, Input, Io, Output, Session, Size, Wanted};
