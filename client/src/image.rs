@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use model::platform::Platform;
-use model::{Digest, Hasher};
+use model::Digest;
+use model::digest::chain_ids;
 use proto::services::diff::v1::ApplyRequest;
 use proto::services::images::v1::{GetImageRequest, Image};
 use proto::services::leases::v1::{CreateRequest, DeleteRequest};
@@ -36,7 +37,7 @@ pub struct Resolved {
 impl Resolved {
     /// The name of the snapshot that has all layers: the chain id of the OCI image spec, config.md.
     pub fn chain_id(&self) -> Option<String> {
-        chain_ids(&self.diff_ids).pop()
+        chain_ids(&self.diff_ids).pop().map(|chain| chain.to_string())
     }
 
     /// The sum of the layers' sizes as they are stored, in bytes.
@@ -118,25 +119,6 @@ struct Document {
     manifests: Vec<JsonDescriptor>,
 }
 
-/// The chain id after each layer: one for the first is its diff id, one for the next the hash of both.
-fn chain_ids(diff_ids: &[Digest]) -> Vec<String> {
-    let mut chain: Vec<String> = Vec::with_capacity(diff_ids.len());
-    for diff_id in diff_ids {
-        let next = match chain.last() {
-            None => diff_id.to_string(),
-            Some(parent) => {
-                let mut hasher = Hasher::new(model::Algorithm::Sha256);
-                hasher.update(parent.as_bytes());
-                hasher.update(b" ");
-                hasher.update(diff_id.as_str().as_bytes());
-                hasher.finish().to_string()
-            }
-        };
-        chain.push(next);
-    }
-    chain
-}
-
 impl Client {
     /// The record of an image.
     ///
@@ -189,7 +171,7 @@ impl Client {
     /// # Errors
     /// Fails when a layer is missing or is not what the configuration says; layers before it stay unpacked.
     pub async fn unpack(&self, image: &Resolved, snapshotter: &str) -> Result<(), ClientError> {
-        let chain = chain_ids(&image.diff_ids);
+        let chain: Vec<String> = chain_ids(&image.diff_ids).iter().map(Digest::to_string).collect();
         let Some(last) = chain.last() else { return Ok(()) };
         if self.has_snapshot(snapshotter, last).await? {
             return Ok(());
@@ -307,20 +289,9 @@ fn parse_digest(text: &str) -> Result<Digest, ClientError> {
 
 /// The manifest of an index that this machine runs best. One that names no platform is taken where nothing fits better.
 fn choose(manifests: Vec<JsonDescriptor>) -> Option<Digest> {
-    let host = Platform::host();
-    let rank = |manifest: &JsonDescriptor| match &manifest.platform {
-        Some(platform) => host.accepts(platform).map(|level| 1 + u16::from(level)),
-        None => Some(0),
-    };
-    let mut best: Option<(u16, JsonDescriptor)> = None;
-    for manifest in manifests {
-        let Some(level) = rank(&manifest) else { continue };
-        // The first of equals wins, as the index's author ordered them.
-        if best.as_ref().is_none_or(|(found, _)| level > *found) {
-            best = Some((level, manifest));
-        }
-    }
-    best.map(|(_, manifest)| manifest.digest)
+    let offered = manifests.iter().filter_map(|manifest| Some((manifest.platform.as_ref()?, manifest)));
+    let any = || manifests.iter().find(|manifest| manifest.platform.is_none());
+    Platform::host().best(offered).or_else(any).map(|manifest| manifest.digest.clone())
 }
 
 /// Something no other call of this name has: nanoseconds and the process.
@@ -359,12 +330,5 @@ mod tests {
         assert_eq!(choose(listed), Some(Digest::sha256(b"own")));
         assert_eq!(choose(vec![manifest("other", Some(("s390x", "")))]), None);
         assert_eq!(choose(vec![manifest("any", None)]), Some(Digest::sha256(b"any")));
-    }
-
-    #[test]
-    fn chain_ids_hash_the_parent_and_the_layer() {
-        let (a, b) = (Digest::sha256(b"a"), Digest::sha256(b"b"));
-        let chain = chain_ids(&[a.clone(), b.clone()]);
-        assert_eq!(chain, [a.to_string(), Digest::sha256(format!("{a} {b}").as_bytes()).to_string()]);
     }
 }

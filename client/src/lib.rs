@@ -6,6 +6,7 @@
 
 pub mod container;
 pub mod content;
+pub mod credentials;
 pub mod error;
 pub mod image;
 pub mod io;
@@ -73,6 +74,7 @@ pub struct Client {
 
 use proto::gantry::v1::doctor_client::DoctorClient;
 use proto::gantry::v1::events_client::EventsClient as JournalClient;
+use proto::gantry::v1::operations_client::OperationsClient;
 use services::containers::v1::containers_client::ContainersClient;
 use services::content::v1::content_client::ContentClient;
 use services::diff::v1::diff_client::DiffClient;
@@ -163,6 +165,8 @@ impl Client {
         leases: LeasesClient,
         /// Namespaces.
         namespaces: NamespacesClient,
+        /// What is under way with images.
+        operations: OperationsClient,
         /// Root filesystems.
         snapshots: SnapshotsClient,
         /// Streams beside other calls.

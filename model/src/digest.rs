@@ -220,6 +220,20 @@ pub struct Descriptor {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// The names of a stack of layers: the digest of the lowest alone, then each time of the name of what is below and of the next one
+/// (OCI image spec, config.md).
+pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
+    let mut chain: Vec<Digest> = Vec::with_capacity(diff_ids.len());
+    for diff_id in diff_ids {
+        let next = match chain.last() {
+            None => diff_id.clone(),
+            Some(below) => Digest::sha256(format!("{below} {diff_id}").as_bytes()),
+        };
+        chain.push(next);
+    }
+    chain
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,5 +248,11 @@ mod tests {
         for bad in ["", "sha256", "sha256:", "sha256:abc", "md5:abc", &upper, "sha256:../../../../etc/passwd"] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn chain_ids_hash_the_parent_and_the_layer() {
+        let (a, b) = (Digest::sha256(b"a"), Digest::sha256(b"b"));
+        assert_eq!(chain_ids(&[a.clone(), b.clone()]), [a.clone(), Digest::sha256(format!("{a} {b}").as_bytes())]);
     }
 }

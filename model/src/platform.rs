@@ -44,19 +44,40 @@ impl Platform {
         Self { os, architecture, variant }
     }
 
-    /// How well an image for `other` runs here: higher is better, `None` does not run.
+    /// How well an image for `other` runs here: higher is better, `None` does not run. A processor runs its variant and those below,
+    /// and one of 64 bits also what its line had before.
     pub fn accepts(&self, other: &Self) -> Option<u8> {
         let (own, other) = (self.normalized(), other.normalized());
-        if own.os != other.os || own.architecture != other.architecture {
+        if own.os != other.os {
             return None;
+        }
+        if own.architecture != other.architecture {
+            return match (own.architecture.as_str(), other.architecture.as_str()) {
+                ("amd64", "386") => Some(0),
+                // Its level is below those of 64 bits.
+                ("arm64", "arm") => level(&other).filter(|level| *level <= 8),
+                _ => None,
+            };
         }
         if own.variant == other.variant {
             return Some(u8::MAX);
         }
         match (level(&own), level(&other)) {
-            (Some(have), Some(want)) if want <= have => Some(want),
+            (Some(have), Some(want)) if want <= have => Some(SAME_PROCESSOR + want),
             _ => None,
         }
+    }
+
+    /// Of what is offered for several platforms, what runs here best; of equals the first one.
+    pub fn best<'a, T>(&self, offered: impl IntoIterator<Item = (&'a Self, T)>) -> Option<T> {
+        let mut best: Option<(u8, T)> = None;
+        for (platform, one) in offered {
+            let Some(level) = self.accepts(platform) else { continue };
+            if best.as_ref().is_none_or(|(found, _)| level > *found) {
+                best = Some((level, one));
+            }
+        }
+        best.map(|(_, one)| one)
     }
 
     /// The text form, `linux/arm64/v8`.
@@ -68,6 +89,9 @@ impl Platform {
         }
     }
 }
+
+/// What is added to the level of a variant of the same processor, so that it counts more than any of another one.
+const SAME_PROCESSOR: u8 = 64;
 
 /// The number of a variant within its architecture, where variants are ordered and a higher one runs all below it.
 fn level(platform: &Platform) -> Option<u8> {
@@ -97,5 +121,17 @@ mod tests {
         assert_eq!(amd.accepts(&platform("amd64", "v3")), None);
         assert_eq!(amd.accepts(&platform("arm64", "")), None);
         assert_eq!(platform("arm64", "").accepts(&platform("aarch64", "v8")), Some(u8::MAX));
+        let arm = platform("arm64", "");
+        assert!(arm.accepts(&platform("arm", "v6")) < arm.accepts(&platform("arm", "v7")));
+        assert!(arm.accepts(&platform("arm", "v8")) < arm.accepts(&platform("arm64", "")));
+        assert!(amd.accepts(&platform("386", "")) < amd.accepts(&platform("amd64", "")));
+        assert_eq!(platform("386", "").accepts(&amd), None);
+    }
+
+    #[test]
+    fn the_best_of_what_is_offered_is_taken() {
+        let (v6, v7, other) = (platform("arm", "v6"), platform("arm", "v7"), platform("s390x", ""));
+        assert_eq!(v7.best([(&v6, 1), (&v7, 2), (&v7, 3), (&other, 4)]), Some(2));
+        assert_eq!(v6.best([(&v7, 1), (&other, 2)]), None);
     }
 }

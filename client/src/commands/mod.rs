@@ -6,8 +6,11 @@ mod exec;
 mod images;
 mod kill;
 mod logs;
+mod ops;
 mod ps;
 mod pull;
+mod push;
+mod registry;
 mod rm;
 mod run;
 mod stop;
@@ -22,7 +25,9 @@ use crate::output::Format;
 pub(crate) enum Command {
     /// Pull an image from a registry and unpack it.
     Pull(pull::Arguments),
-    /// Look at images, import and remove them.
+    /// Push an image to a registry.
+    Push(push::Arguments),
+    /// Look at images; import, export, name and remove them.
     Images(images::Arguments),
     /// Run a command in a new container.
     Run(Box<run::Arguments>),
@@ -38,6 +43,8 @@ pub(crate) enum Command {
     Rm(rm::Arguments),
     /// Print what a container wrote to its log.
     Logs(logs::Arguments),
+    /// Look at pulls, pushes, imports and exports that are under way, whoever began them; end them.
+    Ops(ops::Arguments),
     /// Print events as they happen.
     Events(events::Arguments),
     /// Print the versions of this program and of the daemon.
@@ -51,6 +58,8 @@ pub(crate) enum Command {
 pub(crate) async fn run(client: &Client, command: Command, format: Format) -> Result<u8, ClientError> {
     match command {
         Command::Pull(arguments) => pull::run(client, arguments, format).await,
+        Command::Push(arguments) => push::run(client, arguments, format).await,
+        Command::Ops(arguments) => ops::run(client, arguments, format).await,
         Command::Images(arguments) => images::run(client, arguments, format).await,
         Command::Run(arguments) => run::run(client, *arguments, format).await,
         Command::Ps(arguments) => ps::run(client, &arguments, format).await,

@@ -2,7 +2,9 @@
 
 use client::transfer::PullOptions;
 use client::{Client, ClientError};
+use model::platform::Platform;
 
+use super::registry;
 use crate::output::{self, Format};
 use crate::progress::Show;
 
@@ -10,9 +12,17 @@ use crate::progress::Show;
 pub(crate) struct Arguments {
     /// The image, with its registry: docker.io/library/busybox:latest.
     reference: String,
-    /// Speak plain HTTP to the registry.
+    #[command(flatten)]
+    registry: registry::Arguments,
+    /// Of an image for several platforms this one, instead of the machine's.
+    #[arg(long = "platform", value_parser = registry::platform)]
+    platforms: Vec<Platform>,
+    /// Fetch it for all platforms.
+    #[arg(long, conflicts_with = "platforms")]
+    all_platforms: bool,
+    /// Fetch the documents of other platforms, too.
     #[arg(long)]
-    plain_http: bool,
+    all_metadata: bool,
     /// Fetch only, do not unpack.
     #[arg(long)]
     no_unpack: bool,
@@ -27,7 +37,10 @@ pub(crate) async fn run(client: &Client, arguments: Arguments, format: Format) -
         .parse()
         .map_err(|error: model::reference::ReferenceError| ClientError::Invalid(error.to_string()))?;
     let options = PullOptions {
-        plain_http: arguments.plain_http,
+        registry: arguments.registry.options()?,
+        platforms: arguments.platforms,
+        all_platforms: arguments.all_platforms,
+        all_metadata: arguments.all_metadata,
         unpack: (!arguments.no_unpack).then_some(arguments.snapshotter),
     };
     let mut show = Show::new(format);

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use model::error::{Classify, Kind};
+pub use model::digest::chain_ids;
 use model::platform::Platform;
 use model::{Descriptor, Digest};
 use serde::de::IgnoredAny;
@@ -408,20 +409,6 @@ impl Config {
     }
 }
 
-/// The name of a stack of layers: the digest of the lowest alone, else of the names of what is below and of the next one
-/// (OCI image spec, config.md).
-pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
-    let mut chain: Vec<Digest> = Vec::with_capacity(diff_ids.len());
-    for diff_id in diff_ids {
-        let next = match chain.last() {
-            None => diff_id.clone(),
-            Some(below) => Digest::sha256(format!("{below} {diff_id}").as_bytes()),
-        };
-        chain.push(next);
-    }
-    chain
-}
-
 /// Of an index, the entries that are wanted: for each platform the one that fits best, and those that do not say for which platform
 /// they are; or all without platforms.
 pub fn select<'a>(entries: &'a [Entry], platforms: &[Platform]) -> Vec<&'a Entry> {
@@ -430,9 +417,7 @@ pub fn select<'a>(entries: &'a [Entry], platforms: &[Platform]) -> Vec<&'a Entry
     }
     let mut chosen: Vec<&Entry> = entries.iter().filter(|entry| entry.platform.is_none()).collect();
     for wanted in platforms {
-        let fit = |entry: &&Entry| entry.platform.as_ref().and_then(|platform| wanted.accepts(platform));
-        // Of equals the first one.
-        let best = entries.iter().rev().filter(|entry| fit(entry).is_some()).max_by_key(fit);
+        let best = wanted.best(entries.iter().filter_map(|entry| Some((entry.platform.as_ref()?, entry))));
         chosen.extend(
             best.filter(|entry| !chosen.iter().any(|other| other.descriptor.digest == entry.descriptor.digest)),
         );
