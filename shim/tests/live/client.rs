@@ -102,6 +102,21 @@ impl Client {
         self.call("Start", &request).map(|started: wire::StartResponse| started.pid)
     }
 
+    /// Adds a process and starts it.
+    pub(crate) fn exec(&mut self, request: &wire::ExecProcessRequest) -> Result<u32, Failure> {
+        self.call::<_, ()>("Exec", request)?;
+        self.start(&request.id, &request.exec_id)
+    }
+
+    /// Adds a process, lets it run to its end, forgets it; how it ended.
+    #[track_caller]
+    pub(crate) fn run(&mut self, request: &wire::ExecProcessRequest) -> u32 {
+        self.exec(request).unwrap();
+        let status = self.wait(&request.id, &request.exec_id).unwrap();
+        assert_eq!(self.delete(&request.id, &request.exec_id).unwrap().exit_status, status);
+        status
+    }
+
     pub(crate) fn wait(&mut self, id: &str, exec: &str) -> Result<u32, Failure> {
         let request = wire::WaitRequest { id: id.into(), exec_id: exec.into() };
         self.call("Wait", &request).map(|waited: wire::WaitResponse| waited.exit_status)

@@ -7,16 +7,14 @@ use proto::process::Status;
 use proto::task::v3 as wire;
 
 use crate::client::Client;
-use crate::machine::{Machine, assert_gone, exec_request, executors, read_in_background};
+use crate::machine::{Machine, assert_gone, exec_request, executors, finish, read_in_background};
 
 #[test]
 fn an_exec_is_added_started_and_forgotten() {
     for executor in executors() {
         let mut machine = Machine::new(executor);
-        let container = machine.container(&["sleep", "1000"]);
+        let (container, mut client) = machine.running(&["sleep", "1000"]);
         let id = &container.id;
-        let mut client = machine.create(&container);
-        client.start(id, "").unwrap();
         let mut request = exec_request(&container, "e", &["sh", "-c", "cat; exit 4"]);
         let (input, out) = (machine.fifo("in"), machine.fifo("out"));
         request.stdin = input.display().to_string();
@@ -67,9 +65,7 @@ fn an_exec_is_added_started_and_forgotten() {
 fn fifty_at_once_all_return() {
     for executor in executors() {
         let mut machine = Machine::new(executor);
-        let container = machine.container(&["sleep", "1000"]);
-        let mut client = machine.create(&container);
-        client.start(&container.id, "").unwrap();
+        let (container, mut client) = machine.running(&["sleep", "1000"]);
         let address = std::fs::read_to_string(container.bundle.join("address")).unwrap();
         let socket = std::path::PathBuf::from(address.strip_prefix("unix://").unwrap());
         let threads: Vec<_> = (0..50_u32)
@@ -82,10 +78,7 @@ fn fifty_at_once_all_return() {
                     let mut request = exec_request(&container, &exec, &["sh", "-c", &script]);
                     request.stdout = out.display().to_string();
                     let text = read_in_background(&out);
-                    client.call::<_, ()>("Exec", &request).unwrap();
-                    client.start(&container.id, &exec).unwrap();
-                    assert_eq!(client.wait(&container.id, &exec).unwrap(), n);
-                    client.delete(&container.id, &exec).unwrap();
+                    assert_eq!(client.run(&request), n);
                     assert_eq!(text.join().unwrap(), format!("{n}\n"));
                 })
             })
@@ -98,11 +91,7 @@ fn fifty_at_once_all_return() {
         assert_eq!(children.split_whitespace().count(), 1, "only the init is left: {children}");
         let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
         assert!(descriptors < 20, "{descriptors} descriptors are open");
-        client.kill(&container.id, "", 9).unwrap();
-        client.wait(&container.id, "").unwrap();
-        client.delete(&container.id, "").unwrap();
-        client.shut_down();
-        assert_gone(&container);
+        finish(&container, client);
     }
 }
 
@@ -110,10 +99,8 @@ fn fifty_at_once_all_return() {
 fn one_that_cannot_be_executed_says_why_and_can_be_deleted() {
     for executor in executors() {
         let mut machine = Machine::new(executor);
-        let container = machine.container(&["sleep", "1000"]);
+        let (container, mut client) = machine.running(&["sleep", "1000"]);
         let id = &container.id;
-        let mut client = machine.create(&container);
-        client.start(id, "").unwrap();
         client.call::<_, ()>("Exec", &exec_request(&container, "e", &["nonsense"])).unwrap();
         let failed = client.start(id, "e").unwrap_err();
         assert!(failed.message.contains("OCI runtime exec failed: "), "{failed:?}");
@@ -133,72 +120,18 @@ fn one_that_cannot_be_executed_says_why_and_can_be_deleted() {
 fn a_child_that_keeps_the_output_open_delays_a_delete_but_does_not_stop_it() {
     for executor in executors() {
         let mut machine = Machine::new(executor);
-        let container = machine.container(&["sleep", "1000"]);
+        let (container, mut client) = machine.running(&["sleep", "1000"]);
         let id = &container.id;
-        let mut client = machine.create(&container);
-        client.start(id, "").unwrap();
         let out = machine.fifo("out");
         let mut request = exec_request(&container, "e", &["sh", "-c", "setsid sleep 1000 & echo parent"]);
         request.stdout = out.display().to_string();
         let text = read_in_background(&out);
-        client.call::<_, ()>("Exec", &request).unwrap();
-        client.start(id, "e").unwrap();
+        client.exec(&request).unwrap();
         assert_eq!(client.wait(id, "e").unwrap(), 0);
         let before = Instant::now();
         client.delete(id, "e").unwrap();
         assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
         assert_eq!(text.join().unwrap(), "parent\n");
-        client.kill(id, "", 9).unwrap();
-        client.wait(id, "").unwrap();
-        client.delete(id, "").unwrap();
-        client.shut_down();
-        assert_gone(&container);
+        finish(&container, client);
     }
-}
-
-#[test]
-fn many_execs_leave_neither_memory_nor_descriptors_behind() {
-    const BATCH: u32 = 150;
-    for executor in executors() {
-        let mut machine = Machine::new(executor);
-        let container = machine.container(&["sleep", "1000"]);
-        let id = &container.id;
-        let mut client = machine.create(&container);
-        client.start(id, "").unwrap();
-        let shim = client.shim_pid();
-        let batch = |client: &mut Client, from: u32| {
-            for n in from..from + BATCH {
-                let exec = format!("e{n}");
-                client.call::<_, ()>("Exec", &exec_request(&container, &exec, &["true"])).unwrap();
-                client.start(id, &exec).unwrap();
-                client.wait(id, &exec).unwrap();
-                client.delete(id, &exec).unwrap();
-            }
-            (heap_kib(shim), std::fs::read_dir(format!("/proc/{shim}/fd")).unwrap().count())
-        };
-        let first = batch(&mut client, 0);
-        let second = batch(&mut client, BATCH);
-        assert!(second.0 <= first.0 + 64, "{executor}: private memory grew from {} to {} KiB", first.0, second.0);
-        assert_eq!(first.1, second.1, "{executor}: descriptors");
-        assert_eq!(
-            std::fs::read_dir(&container.bundle)
-                .unwrap()
-                .filter(|entry| { entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('e') })
-                .count(),
-            0,
-            "files of execs are left"
-        );
-        client.kill(id, "", 9).unwrap();
-        client.wait(id, "").unwrap();
-        client.delete(id, "").unwrap();
-        client.shut_down();
-        assert_gone(&container);
-    }
-}
-
-/// Memory that is nobody else's and in no file.
-fn heap_kib(pid: i32) -> u64 {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let line = rollup.lines().find(|line| line.starts_with("Anonymous:")).expect("the kernel tells");
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

@@ -22,8 +22,14 @@ use crate::daemon::Daemon;
 pub(crate) const NAMESPACE: &str = "shim-test";
 
 /// The program under test: the one just built, or another build of it.
-fn shim() -> String {
-    std::env::var("GANTRY_TEST_SHIM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_gantry-shim").to_owned())
+fn shim() -> PathBuf {
+    std::env::var_os("GANTRY_TEST_SHIM").map_or_else(|| env!("CARGO_BIN_EXE_gantry-shim").into(), PathBuf::from)
+}
+
+/// The program as it is installed, small and static, where the whole suite runs.
+pub(crate) fn installed_shim() -> Option<PathBuf> {
+    let folder = std::env::var_os("GANTRY_BIN").map(PathBuf::from)?;
+    Some(folder.join("gantry-shim")).filter(|shim| shim.exists())
 }
 
 /// Which executors there are to test. Empty, with a word, when containers cannot run.
@@ -53,6 +59,7 @@ pub(crate) struct Machine {
     folder: tempfile::TempDir,
     pub daemon: Daemon,
     executor: &'static str,
+    shim: PathBuf,
     ids: Vec<String>,
 }
 
@@ -79,7 +86,23 @@ impl Machine {
             symlink("busybox", base.join("bin").join(applet)).unwrap();
         }
         let daemon = Daemon::new(folder.path());
-        Self { folder, daemon, executor, ids: Vec::new() }
+        Self { folder, daemon, executor, shim: shim(), ids: Vec::new() }
+    }
+
+    /// The same with another program.
+    pub(crate) fn of_shim(executor: &'static str, shim: PathBuf) -> Self {
+        let mut machine = Self::new(executor);
+        machine.shim = shim;
+        machine
+    }
+
+    /// A container that runs `args`, with its shim, started.
+    #[track_caller]
+    pub(crate) fn running(&mut self, args: &[&str]) -> (Container, Client) {
+        let container = self.container(args);
+        let mut client = self.create(&container);
+        client.start(&container.id, "").unwrap();
+        (container, client)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -119,7 +142,7 @@ impl Machine {
 
     fn command(&self, container: &Container) -> Command {
         fs::write(container.bundle.join("config.json"), container.spec.to_string()).unwrap();
-        let mut command = Command::new(shim());
+        let mut command = Command::new(&self.shim);
         command.current_dir(&container.bundle);
         command.args(["-namespace", NAMESPACE, "-id", &container.id, "-address", "/run/shim-test.sock"]);
         command.args(["-publish-binary", "/bin/false", "-debug", "-some-new-flag=1"]);
@@ -222,11 +245,22 @@ impl Drop for Machine {
             }
             let bundle = self.path().join(id);
             eprintln!("log of {id}: {}", fs::read_to_string(bundle.join("log.json")).unwrap_or_default());
-            let mut command = Command::new(shim());
+            let mut command = Command::new(&self.shim);
             command.args(["-namespace", NAMESPACE, "-id", id, "-address", "x", "-bundle"]).arg(&bundle).arg("delete");
             let _ = command.stdin(Stdio::null()).output();
         }
     }
+}
+
+/// Ends a container, deletes it, ends its shim; nothing of any is left.
+#[track_caller]
+pub(crate) fn finish(container: &Container, mut client: Client) {
+    // It may have ended by itself.
+    let _ = client.kill(&container.id, "", 9);
+    client.wait(&container.id, "").unwrap();
+    client.delete(&container.id, "").unwrap();
+    client.shut_down();
+    assert_gone(container);
 }
 
 /// A container that is finished and gone: nothing of it is left anywhere.

@@ -9,6 +9,7 @@ mod client;
 mod daemon;
 mod machine;
 
+mod bounds;
 mod checkpoint;
 mod cleanup;
 mod execs;
