@@ -7,19 +7,21 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::unary;
+use crate::checkpoints::Checkpoints;
 use crate::tasks::{CreateTask, TaskError, Tasks};
 
 /// The service.
 #[derive(Debug, Clone)]
 pub struct TasksService {
     tasks: Tasks,
+    checkpoints: Checkpoints,
     stop: CancellationToken,
 }
 
 impl TasksService {
     /// The service of these tasks; who waits for the end of a process is sent away at `stop`.
-    pub fn new(tasks: Tasks, stop: CancellationToken) -> Self {
-        Self { tasks, stop }
+    pub fn new(tasks: Tasks, checkpoints: Checkpoints, stop: CancellationToken) -> Self {
+        Self { tasks, checkpoints, stop }
     }
 }
 
@@ -31,13 +33,17 @@ impl tasks_server::Tasks for TasksService {
     ) -> Result<Response<wire::CreateTaskResponse>, Status> {
         unary(request, async |scope, request| {
             let container_id = request.container_id;
+            let checkpoint = match request.checkpoint {
+                Some(checkpoint) => Some(self.checkpoints.open(&scope.namespace, checkpoint.try_into()?).await?),
+                None => None,
+            };
             let task = CreateTask {
                 rootfs: request.rootfs,
                 stdin: request.stdin,
                 stdout: request.stdout,
                 stderr: request.stderr,
                 terminal: request.terminal,
-                checkpoint: request.checkpoint,
+                checkpoint: checkpoint.as_ref().map(|folder| folder.path().to_owned()),
                 options: request.options,
                 runtime_path: request.runtime_path,
                 task_api_address: request.task_api_address,
@@ -126,8 +132,8 @@ impl tasks_server::Tasks for TasksService {
         request: Request<wire::CheckpointTaskRequest>,
     ) -> Result<Response<wire::CheckpointTaskResponse>, Status> {
         unary(request, async |scope, request| {
-            self.tasks.checkpoint(scope.namespace, &request.container_id).await?;
-            Ok(wire::CheckpointTaskResponse::default())
+            let descriptors = self.checkpoints.save(scope, &request.container_id, request.options).await?;
+            Ok(wire::CheckpointTaskResponse { descriptors: descriptors.into_iter().map(Into::into).collect() })
         })
         .await
     }

@@ -69,13 +69,14 @@ enum Found {
 }
 
 /// What a folder says about its task.
-struct Papers {
+pub(super) struct Papers {
     bundle: Bundle,
-    binary: Option<PathBuf>,
-    bootstrap: Option<Bootstrap>,
+    pub binary: Option<PathBuf>,
+    pub bootstrap: Option<Bootstrap>,
     published: Option<PublishedExit>,
     /// Its first process, 0 if no file says so.
     pid: u32,
+    is_in_sandbox: bool,
 }
 
 impl Inner {
@@ -84,6 +85,8 @@ impl Inner {
         let begun = Instant::now();
         let settings = self.settings.clone();
         let keys = blocking::run(move || sweep(&settings.bundles(), &settings.works())).await;
+        // First, so that a task that is taken over finds the sandbox that it belongs to.
+        self.recover_sandboxes().await;
         if !keys.is_empty() {
             self.outbox.hold(&self.tracker, self.stop.clone());
         }
@@ -148,7 +151,8 @@ impl Inner {
             }
         };
         let binary = papers.binary.clone().unwrap_or_else(|| self.settings.gantry_shim.clone());
-        let task = Arc::new(Task::new(key.clone(), papers.bundle.clone(), binary, shim, log));
+        let in_sandbox = papers.is_in_sandbox;
+        let task = Arc::new(Task::new(key.clone(), papers.bundle.clone(), binary, shim, in_sandbox, log));
         task.set_pid(papers.pid);
         if let Some(published) = papers.published {
             task.tell(published);
@@ -172,6 +176,11 @@ impl Inner {
             }
             Err(error) if error.kind() == Kind::NotFound => {
                 debug!(ns = %key.namespace, container = %key.id, "a shim without a task");
+                if in_sandbox {
+                    task.shim.close();
+                    self.remove_files(papers.bundle, None).await;
+                    return Found::Removed;
+                }
                 self.give_up(&task.shim, &key).await;
                 if let Err(error) = self.launcher.delete(&key, &task.bundle, &task.binary).await {
                     debug!(error = error.wire_message(), "a shim's delete command failed");
@@ -196,8 +205,10 @@ impl Inner {
     }
 
     async fn settle_dead(&self, papers: Papers, reservation: Reservation<Task>, task: Option<&Task>) -> Found {
-        if let Some(task) = task {
-            self.give_up(&task.shim, reservation.key()).await;
+        match task {
+            Some(task) if task.is_in_sandbox => task.shim.close(),
+            Some(task) => self.give_up(&task.shim, reservation.key()).await,
+            None => {}
         }
         let remains = Remains {
             key: reservation.key().clone(),
@@ -207,8 +218,10 @@ impl Inner {
             told: papers.published.map(|published| published.exit),
         };
         self.bury(remains).await;
-        self.remove_files(papers.bundle, task.map(|task| &task.shim)).await;
-        if let Some(socket) = papers.bootstrap.and_then(|bootstrap| bootstrap.socket()) {
+        self.remove_files(papers.bundle, task.filter(|task| !task.is_in_sandbox).map(|task| &task.shim)).await;
+        if let Some(socket) =
+            papers.bootstrap.filter(|_| !papers.is_in_sandbox).and_then(|bootstrap| bootstrap.socket())
+        {
             blocking::run(move || super::launch::remove_socket(&socket)).await;
         }
         drop(reservation);
@@ -267,7 +280,7 @@ fn name(key: &Key) -> String {
     format!("{}/{}", key.namespace, key.id)
 }
 
-fn read_papers(bundle: Bundle) -> Papers {
+pub(super) fn read_papers(bundle: Bundle) -> Papers {
     let folder = bundle.path.clone();
     // One file that makes no sense must not hide what the others say.
     fn or_nothing<T>(result: Result<Option<T>, super::error::BundleError>) -> Option<T> {
@@ -280,6 +293,7 @@ fn read_papers(bundle: Bundle) -> Papers {
     let init = fs::read_to_string(folder.join("init.pid")).ok().and_then(|text| text.trim().parse().ok());
     let published = or_nothing(PublishedExit::read(&folder));
     Papers {
+        is_in_sandbox: bundle.is_in_sandbox(),
         bundle,
         binary: or_nothing(read_binary(&folder)),
         bootstrap: or_nothing(Bootstrap::read(&folder)),
@@ -289,7 +303,7 @@ fn read_papers(bundle: Bundle) -> Papers {
 }
 
 /// Removes what no task can be, and gives the names of all that may be one.
-fn sweep(bundles: &Path, works: &Path) -> Vec<Key> {
+pub(super) fn sweep(bundles: &Path, works: &Path) -> Vec<Key> {
     let mut keys = Vec::new();
     for (namespace, folder) in folders(bundles) {
         let Ok(namespace) = Namespace::new(namespace) else { continue };

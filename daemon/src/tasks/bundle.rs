@@ -5,7 +5,10 @@
 //!     config.json     the spec, byte for byte        shim-binary-path   what was started
 //!     rootfs/         0711, the shim mounts here     bootstrap.json     how to reach it (record.rs)
 //!     log             fifo 0700 (log.rs)             work ─► <root>/io.containerd.runtime.v2.task/<ns>/<id>
+//!     sandbox         whose shim it is, if the task has none of its own
 //! ```
+//!
+//! The shim of a sandbox has a folder of the same kind below `io.containerd.sandbox.controller.v1.shim`.
 //!
 //! A folder is removed by renaming it to `.<id>` first, so that half a folder is never taken for a task. Nothing is deleted while
 //! something is mounted below it: that would delete a container's files.
@@ -24,6 +27,9 @@ use super::record::write_binary;
 use super::settings::Settings;
 use super::unmount::{mounts_below, unmount_below};
 
+/// Names the sandbox in whose shim the task is.
+const SANDBOX_FILE: &str = "sandbox";
+
 /// Where a task's files are. The value names them; it does not say that they exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bundle {
@@ -38,6 +44,23 @@ impl Bundle {
     pub(super) fn of(settings: &Settings, namespace: &Namespace, id: &ContainerId) -> Self {
         let below = |top: PathBuf| top.join(namespace.as_str()).join(id.as_str());
         Self { path: below(settings.bundles()), work: below(settings.works()) }
+    }
+
+    /// The folder of a sandbox's shim.
+    pub(super) fn of_sandbox(settings: &Settings, namespace: &Namespace, id: &ContainerId) -> Self {
+        let below = |top: PathBuf| top.join(namespace.as_str()).join(id.as_str());
+        Self { path: below(settings.sandboxes()), work: below(settings.sandbox_works()) }
+    }
+
+    /// Writes down that the task is in the shim of a sandbox.
+    pub(super) fn note_sandbox(&self, sandbox: &str) -> Result<(), BundleError> {
+        let path = self.path.join(SANDBOX_FILE);
+        fs::write(&path, sandbox).map_err(BundleError::at("write", path))
+    }
+
+    /// Whether the task is in the shim of a sandbox.
+    pub(super) fn is_in_sandbox(&self) -> bool {
+        self.path.join(SANDBOX_FILE).exists()
     }
 
     /// Makes the folder. On failure there is none.
@@ -85,6 +108,10 @@ impl Bundle {
         let fifo = self.path.join(LOG_FILE);
         nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).map_err(io::Error::from).map_err(BundleError::at("make", &fifo))?;
         write_binary(&self.path, binary)?;
+        if spec.is_empty() {
+            // A sandbox need not have one.
+            return Ok(());
+        }
         let config = self.path.join("config.json");
         let write = || {
             use std::io::Write;

@@ -16,7 +16,7 @@ use proto::task::v3::{
     ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse,
     ShutdownRequest,
 };
-use proto::types::{Descriptor, Mount};
+use proto::types::Mount;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, warn};
@@ -28,6 +28,7 @@ use super::log;
 use super::record::Bootstrap;
 use super::registry::{Key, Reservation};
 use super::runtime::{self, Runtime, RuntimeKind};
+use super::sandbox::SandboxShim;
 use super::service::Inner;
 use super::shim::{Downgraded, Shim};
 use super::task::{Log, Task};
@@ -53,8 +54,8 @@ pub struct CreateTask {
     pub stderr: String,
     /// Whether the first process gets a terminal.
     pub terminal: bool,
-    /// What to restore it from.
-    pub checkpoint: Option<Descriptor>,
+    /// The folder of the checkpoint to restore it from.
+    pub checkpoint: Option<PathBuf>,
     /// Options for the runtime; the container's if there are none.
     pub options: Option<Any>,
     /// The binary of the shim; if empty, the container's runtime says it.
@@ -71,13 +72,9 @@ impl Inner {
         id: ContainerId,
         request: CreateTask,
     ) -> Result<Pid, TaskError> {
-        if request.checkpoint.is_some() {
-            return Err(TaskError::Unserved { what: "creating a task from a checkpoint is" });
-        }
         if !request.task_api_address.is_empty() {
             return Err(TaskError::Unserved { what: "creating a task in the shim of task_api_address is" });
         }
-        // Containers of one sandbox could share a shim (`container.sandbox`); as long as sandboxes are not served, each has its own.
         let container = self.container(&namespace, &id).await?;
         let key = Key { namespace, id };
         let reservation = self.registry.reserve(&key).await.map_err(|_| TaskError::Exists { id: key.id.clone() })?;
@@ -88,7 +85,9 @@ impl Inner {
             blocking::run(move || runtime::resolve(&name, &path, &settings)).await.map_err(LaunchError::from)?;
         let options = request.options.clone().or_else(|| container.runtime.options.map(super::service::to_wire));
 
-        let attempt = Attempt::new(self.clone(), reservation, runtime.binary.clone());
+        let shared = self.sandbox_of(&key.namespace, &container.sandbox);
+        let binary = shared.as_ref().map_or(&runtime.binary, |sandbox| &sandbox.binary).clone();
+        let attempt = Attempt::new(self.clone(), reservation, binary, shared);
         let gone = CancellationToken::new();
         // Dropped together with the request.
         let _here = gone.clone().drop_guard();
@@ -117,13 +116,21 @@ struct Parts {
     may_run: bool,
     shim: Option<Shim>,
     log: Option<Log>,
+    /// The sandbox in whose shim the task is to be.
+    sandbox: Option<Arc<SandboxShim>>,
 }
 
 impl Attempt {
-    fn new(inner: Arc<Inner>, reservation: Reservation<Task>, binary: PathBuf) -> Self {
+    fn new(
+        inner: Arc<Inner>,
+        reservation: Reservation<Task>,
+        binary: PathBuf,
+        sandbox: Option<Arc<SandboxShim>>,
+    ) -> Self {
         let Key { namespace, id } = reservation.key();
         let bundle = Bundle::of(&inner.settings, namespace, id);
-        let parts = Parts { reservation, bundle, binary, has_bundle: false, may_run: false, shim: None, log: None };
+        let parts =
+            Parts { reservation, bundle, binary, has_bundle: false, may_run: false, shim: None, log: None, sandbox };
         Self { inner, runtime: Handle::current(), parts: Some(parts) }
     }
 
@@ -169,9 +176,15 @@ impl Attempt {
         // If this fails, it left nothing, or found what is not ours.
         blocking::run(move || bundle.create(&spec, &binary)).await.map_err(LaunchError::from)?;
         parts.has_bundle = true;
-        parts.log = inner.copy_log(&key, &parts.bundle);
-        parts.may_run = true;
-        let shim = inner.launcher.launch(&key, &parts.bundle, runtime, options.as_ref()).await?;
+        let shim = match &parts.sandbox {
+            Some(sandbox) => inner.join_sandbox(sandbox, &parts.bundle).await?,
+            None => {
+                parts.log = inner.copy_log(&key, &parts.bundle);
+                parts.may_run = true;
+                inner.launcher.launch(&key, &parts.bundle, runtime, options.as_ref()).await?
+            }
+        };
+        let is_fresh = parts.sandbox.is_none();
         let shim = parts.shim.insert(shim);
 
         let message = CreateTaskRequest {
@@ -182,13 +195,16 @@ impl Attempt {
             stdin: request.stdin,
             stdout: request.stdout,
             stderr: request.stderr,
+            checkpoint: request.checkpoint.map(|folder| folder.display().to_string()).unwrap_or_default(),
             options,
             ..Default::default()
         };
         let limit = Some(inner.settings.timeouts.slow_call);
         let (created, downgraded) = tokio::select! {
             answer = shim.first_call::<CreateTaskResponse>("Create", &message, limit) => answer,
-            error = never_ready(shim, &key, runtime, inner.settings.timeouts.start) => (Err(error), Downgraded(false)),
+            error = never_ready(shim, &key, runtime, inner.settings.timeouts.start), if is_fresh => {
+                (Err(error), Downgraded(false))
+            }
             () = gone.cancelled() => return Err(TaskError::Gone),
         };
         match created {
@@ -211,7 +227,7 @@ impl Attempt {
         let parts = self.parts.take().expect("it is neither committed nor undone yet");
         let shim = parts.shim.expect("it was made in full");
         let key = parts.reservation.key().clone();
-        let task = Task::new(key, parts.bundle, parts.binary, shim, parts.log);
+        let task = Task::new(key, parts.bundle, parts.binary, shim, parts.sandbox.is_some(), parts.log);
         task.set_pid(pid);
         let task = Arc::new(task);
         parts.reservation.commit(task.clone());
@@ -230,7 +246,7 @@ impl Drop for Attempt {
 
 impl Parts {
     async fn undo(self, inner: Arc<Inner>) {
-        let Self { reservation, bundle, binary, has_bundle, may_run, shim, log } = self;
+        let Self { reservation, bundle, binary, has_bundle, may_run, shim, log, sandbox } = self;
         if let Some(shim) = &shim {
             // It may have made the task after we had given up waiting, and does not end as long as it has one.
             let message = DeleteRequest { id: reservation.key().id.to_string(), exec_id: String::new() };
@@ -238,14 +254,17 @@ impl Parts {
             if let Err(error) = shim.call::<DeleteResponse>("Delete", &message, limit).await {
                 debug!(error = error.wire_message(), "a shim has nothing to delete");
             }
-            inner.give_up(shim, reservation.key()).await;
+            match sandbox {
+                Some(_) => shim.close(),
+                None => inner.give_up(shim, reservation.key()).await,
+            }
         }
         if may_run && let Err(error) = inner.launcher.delete(reservation.key(), &bundle, &binary).await {
             debug!(error = error.wire_message(), "a shim's delete command failed");
         }
         drop(log);
         if has_bundle {
-            inner.remove_files(bundle, shim.as_ref()).await;
+            inner.remove_files(bundle, shim.as_ref().filter(|_| sandbox.is_none())).await;
         }
         drop(reservation);
     }

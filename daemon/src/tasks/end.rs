@@ -65,10 +65,16 @@ impl Inner {
     /// Waits for the end of a shim, and does what is to be done then if its task is still there.
     pub(super) async fn watch(self: Arc<Self>, task: Arc<Task>) {
         let closed = task.shim.closed_token();
+        // The process of a sandbox's shim is not the task's to kill.
+        let learning = async {
+            if !task.is_in_sandbox {
+                task.shim.learn_process(task.key.id.as_str(), ASK_TIME).await;
+            }
+        };
         tokio::select! {
             biased;
             () = self.stop.cancelled() => return task.shim.close(),
-            () = task.shim.learn_process(task.key.id.as_str(), ASK_TIME) => {}
+            () = learning => {}
         }
         tokio::select! {
             biased;
@@ -88,7 +94,7 @@ impl Inner {
         };
         let response = self.bury(remains).await;
         task.set_removed(response);
-        self.remove_files(task.bundle.clone(), Some(&task.shim)).await;
+        self.remove_files(task.bundle.clone(), (!task.is_in_sandbox).then_some(&task.shim)).await;
         drop(reservation);
     }
 
@@ -174,6 +180,11 @@ impl Inner {
 
     /// Ends a shim that has no task any more, and removes its files.
     async fn dismiss(&self, task: &Task, reservation: Reservation<Task>) {
+        if task.is_in_sandbox {
+            task.shim.close();
+            self.remove_files(task.bundle.clone(), None).await;
+            return drop(reservation);
+        }
         let limit = self.settings.timeouts.shutdown;
         let message = ShutdownRequest { id: task.key.id.to_string(), now: false };
         if let Err(error) = task.shim.call::<()>("Shutdown", &message, Some(limit)).await

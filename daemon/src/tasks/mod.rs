@@ -28,6 +28,7 @@ mod process;
 mod record;
 mod registry;
 mod runtime;
+mod sandbox;
 mod service;
 mod settings;
 mod shim;
@@ -37,6 +38,7 @@ mod unmount;
 pub use adopt::Recovery;
 pub use create::CreateTask;
 pub use error::{BundleError, LaunchError, RuntimeError, TaskError};
+pub use sandbox::{CreateSandbox, SandboxError, Sandboxes};
 pub use service::{LiveTask, Tasks};
 pub use settings::{Settings, Timeouts};
 

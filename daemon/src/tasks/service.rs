@@ -33,6 +33,7 @@ use super::outbox::{Outbox, Outgoing};
 use super::record::PublishedExit;
 use super::registry::{Key, Registry};
 use super::runtime;
+use super::sandbox::SandboxShim;
 use super::settings::Settings;
 use super::task::Task;
 use crate::blocking;
@@ -67,6 +68,7 @@ pub(super) struct Inner {
     pub settings: Arc<Settings>,
     store: Store,
     pub registry: Registry<Task>,
+    pub sandboxes: Registry<SandboxShim>,
     pub launcher: Launcher,
     pub outbox: Outbox,
     pub tracker: TaskTracker,
@@ -112,8 +114,8 @@ impl Tasks {
         let settings = Arc::new(settings);
         let launcher = Launcher::new(settings.clone(), tracker.clone(), stop.clone());
         let outbox = Outbox::new(bus);
-        let registry = Registry::default();
-        Self { inner: Arc::new(Inner { settings, store, registry, launcher, outbox, tracker, stop }) }
+        let (registry, sandboxes) = (Registry::default(), Registry::default());
+        Self { inner: Arc::new(Inner { settings, store, registry, sandboxes, launcher, outbox, tracker, stop }) }
     }
 
     /// Finds the tasks that a daemon before this one left. To be awaited before clients are served; it takes no longer than the
@@ -365,13 +367,28 @@ impl Tasks {
         }
     }
 
-    /// Saves a task to disk; not served.
+    /// Has the shim save the state of a task into a folder. Answers with the container's spec, which is a part of the checkpoint.
     ///
     /// # Errors
-    /// Always.
-    pub async fn checkpoint(&self, namespace: Namespace, id: &str) -> Result<(), TaskError> {
-        self.task(namespace, id).await?;
-        Err(TaskError::Unserved { what: "checkpointing a task is" })
+    /// See [`TaskError`]. A shim or an executor that cannot do it says so.
+    pub async fn checkpoint(
+        &self,
+        namespace: Namespace,
+        id: &str,
+        folder: &std::path::Path,
+        options: Option<Any>,
+    ) -> Result<Any, TaskError> {
+        let task = self.task(namespace, id).await?;
+        let container = self.inner.container(&task.key.namespace, &task.key.id).await?;
+        let spec = container.spec.map(to_wire).ok_or_else(|| TaskError::NoSpec { id: task.key.id.clone() })?;
+        let path = folder.display().to_string();
+        self.slow::<()>(&task, "Checkpoint", &shim::CheckpointTaskRequest { id: id.to_owned(), path, options }).await?;
+        Ok(spec)
+    }
+
+    /// The sandboxes that have a shim.
+    pub fn sandboxes(&self) -> super::sandbox::Sandboxes {
+        super::sandbox::Sandboxes::new(self.inner.clone())
     }
 
     /// Whether some task is being made or taken apart.

@@ -74,11 +74,24 @@ impl Settings {
         self.state.join(TASKS_FOLDER)
     }
 
+    /// The folder below `state` that has a folder for each namespace, with a folder for the shim of each sandbox.
+    pub(super) fn sandboxes(&self) -> PathBuf {
+        self.state.join(SANDBOXES_FOLDER)
+    }
+
+    /// The same below `root`.
+    pub(super) fn sandbox_works(&self) -> PathBuf {
+        self.root.join(SANDBOXES_FOLDER)
+    }
+
     /// The same below `root`, for what a shim keeps across reboots.
     pub(super) fn works(&self) -> PathBuf {
         self.root.join(TASKS_FOLDER)
     }
 }
+
+/// The folder of the sandboxes, named as containerd's plugin.
+const SANDBOXES_FOLDER: &str = "io.containerd.sandbox.controller.v1.shim";
 
 /// The folder of the tasks, named as containerd's plugin.
 const TASKS_FOLDER: &str = "io.containerd.runtime.v2.task";

@@ -8,7 +8,7 @@ use std::time::Duration;
 use model::Namespace;
 use model::error::{Classify, Kind};
 use proto::prost::Message;
-use proto::service::{TASK_V2, TASK_V3};
+use proto::service::{SANDBOX, TASK_V2, TASK_V3};
 use proto::task::v3::{ConnectRequest, ConnectResponse};
 use proto::ttrpc::Request;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +50,29 @@ impl Shim {
         limit: Option<Duration>,
     ) -> Result<R, CallError> {
         let service = if self.version() >= 3 { TASK_V3 } else { TASK_V2 };
+        self.call_service(service, method, message, limit).await
+    }
+
+    /// Calls a method of the sandbox service, which not every shim has. Without a limit it waits for as long as it takes.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub(super) async fn call_sandbox<R: Message + Default>(
+        &self,
+        method: &str,
+        message: &impl Message,
+        limit: Option<Duration>,
+    ) -> Result<R, CallError> {
+        self.call_service(SANDBOX, method, message, limit).await
+    }
+
+    async fn call_service<R: Message + Default>(
+        &self,
+        service: &str,
+        method: &str,
+        message: &impl Message,
+        limit: Option<Duration>,
+    ) -> Result<R, CallError> {
         let mut request = Request::new(service, method, message).in_namespace(self.namespace.as_str());
         if let Some(limit) = limit {
             request = request.within(limit);

@@ -26,6 +26,8 @@ pub(super) struct Task {
     pub binary: PathBuf,
     /// Its shim.
     pub shim: Shim,
+    /// Whether the shim is a sandbox's, which ends with the sandbox and not with the task.
+    pub is_in_sandbox: bool,
     /// Copies what the shim says, for as long as the task is there.
     _log: Option<Log>,
     /// Its first process; 0 as long as it is not known.
@@ -47,11 +49,19 @@ pub(super) struct Log {
 
 impl Task {
     /// A task whose shim listens.
-    pub(super) fn new(key: Key, bundle: Bundle, binary: PathBuf, shim: Shim, log: Option<Log>) -> Self {
+    pub(super) fn new(
+        key: Key,
+        bundle: Bundle,
+        binary: PathBuf,
+        shim: Shim,
+        is_in_sandbox: bool,
+        log: Option<Log>,
+    ) -> Self {
         Self {
             key,
             bundle,
             binary,
+            is_in_sandbox,
             shim,
             _log: log,
             pid: AtomicU32::new(0),

@@ -12,11 +12,7 @@ use super::*;
 
 #[tokio::test]
 async fn from_create_to_delete_nothing_is_left() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = store(folder.path());
-    let binary = install(folder.path(), GOOD_START);
-    record(&store, "c1", binary.to_str().unwrap(), b"{}");
-    let shim = FakeShim::start(folder.path(), "c1");
+    let (folder, store, shim) = one_container();
     let mut daemon = Daemon::start(settings(folder.path()), &store);
 
     assert_eq!(daemon.create("c1").await.unwrap(), PID);
@@ -249,11 +245,7 @@ async fn a_hung_shim_has_an_unknown_state_and_holds_up_nobody() {
 
 #[tokio::test]
 async fn execs_are_checked_here_and_made_there() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = store(folder.path());
-    let binary = install(folder.path(), GOOD_START);
-    record(&store, "c1", binary.to_str().unwrap(), b"{}");
-    let shim = FakeShim::start(folder.path(), "c1");
+    let (folder, store, shim) = one_container();
     let daemon = Daemon::start(settings(folder.path()), &store);
     daemon.create("c1").await.unwrap();
     let exec = |exec_id: &str| api::ExecProcessRequest {

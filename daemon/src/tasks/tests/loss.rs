@@ -31,11 +31,7 @@ pub(super) fn exit_event(id: &str, pid: u32, exit_status: u32) -> Envelope {
 
 #[tokio::test]
 async fn the_death_of_a_shim_ends_its_task() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = store(folder.path());
-    let binary = install(folder.path(), GOOD_START);
-    record(&store, "c1", binary.to_str().unwrap(), b"{}");
-    let shim = FakeShim::start(folder.path(), "c1");
+    let (folder, store, shim) = one_container();
     let mut daemon = Daemon::start(settings(folder.path()), &store);
     daemon.create("c1").await.unwrap();
     let waiting = tokio::spawn({
@@ -64,11 +60,7 @@ async fn the_death_of_a_shim_ends_its_task() {
 
 #[tokio::test]
 async fn an_exit_that_was_told_is_not_told_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = store(folder.path());
-    let binary = install(folder.path(), GOOD_START);
-    record(&store, "c1", binary.to_str().unwrap(), b"{}");
-    let shim = FakeShim::start(folder.path(), "c1");
+    let (folder, store, shim) = one_container();
     let mut daemon = Daemon::start(settings(folder.path()), &store);
     daemon.create("c1").await.unwrap();
     // One of an earlier task of that name comes late: it is passed on, and is not this task's.
@@ -89,11 +81,7 @@ async fn an_exit_that_was_told_is_not_told_again() {
 
 #[tokio::test]
 async fn a_delete_that_finds_the_shim_dying_says_how_the_task_ended() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = store(folder.path());
-    let binary = install(folder.path(), GOOD_START);
-    record(&store, "c1", binary.to_str().unwrap(), b"{}");
-    let shim = FakeShim::start(folder.path(), "c1");
+    let (folder, store, shim) = one_container();
     let daemon = Daemon::start(settings(folder.path()), &store);
     daemon.create("c1").await.unwrap();
     shim.set(|now| now.hangs_in = vec!["Delete"]);
@@ -108,11 +96,7 @@ async fn a_delete_that_finds_the_shim_dying_says_how_the_task_ended() {
 
 #[tokio::test]
 async fn a_shim_that_has_forgotten_its_task_is_ended() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = store(folder.path());
-    let binary = install(folder.path(), GOOD_START);
-    record(&store, "c1", binary.to_str().unwrap(), b"{}");
-    let shim = FakeShim::start(folder.path(), "c1");
+    let (folder, store, shim) = one_container();
     let daemon = Daemon::start(settings(folder.path()), &store);
     daemon.create("c1").await.unwrap();
     shim.set(|now| {
@@ -127,11 +111,7 @@ async fn a_shim_that_has_forgotten_its_task_is_ended() {
 
 #[tokio::test]
 async fn a_running_task_is_not_deleted() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = store(folder.path());
-    let binary = install(folder.path(), GOOD_START);
-    record(&store, "c1", binary.to_str().unwrap(), b"{}");
-    let shim = FakeShim::start(folder.path(), "c1");
+    let (folder, store, shim) = one_container();
     let daemon = Daemon::start(settings(folder.path()), &store);
     daemon.create("c1").await.unwrap();
     shim.set(|now| {

@@ -148,3 +148,13 @@ fn assert_clean(folder: &Path) {
         std::fs::read_dir(folder.join("s")).into_iter().flatten().flatten().map(|e| e.path()).collect();
     assert!(sockets.is_empty(), "left behind: {sockets:?}");
 }
+
+/// The container `c1`, whose shim is a fake that runs already: its folder, the store, the shim.
+fn one_container() -> (tempfile::TempDir, Store, fake::FakeShim) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    let binary = fake::install(folder.path(), fake::GOOD_START);
+    record(&store, "c1", binary.to_str().unwrap(), b"{}");
+    let shim = fake::FakeShim::start(folder.path(), "c1");
+    (folder, store, shim)
+}
