@@ -158,6 +158,48 @@ impl Drop for Mounted {
     }
 }
 
+/// Mounts these mounts on top of each other on the folder `path`, to stay there when this process has ended.
+///
+/// # Errors
+/// [`MountError`]; what was mounted until then is taken down.
+pub fn mount_at(path: &Path, mounts: &[Mount]) -> Result<(), MountError> {
+    if mounts.is_empty() {
+        return Err(MountError::Nothing);
+    }
+    if mounts.len() > MAX_LAYERS {
+        return Err(MountError::TooMany { count: mounts.len() });
+    }
+    for (number, one) in mounts.iter().enumerate() {
+        if let Err(error) = mount_one(path, one) {
+            for _ in 0..number {
+                // The error that is told is the one that came first.
+                let _ = unmount(path, MntFlags::MNT_DETACH);
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Unmounts everything at `path`; it is well if nothing is.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn unmount_at(path: &Path) -> io::Result<()> {
+    for _ in 0..MAX_LAYERS {
+        if !unmount(path, MntFlags::empty())? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Whether something is mounted on `path`, which has no links in it.
+pub fn is_mounted(path: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table.lines().any(|line| line.split(' ').nth(4).is_some_and(|point| Path::new(point) == path))
+}
+
 /// Unmounts everything at `path` and removes the folder, which is never done through a mount.
 fn take_down(path: &Path, flags: MntFlags) {
     for _ in 0..MAX_LAYERS {

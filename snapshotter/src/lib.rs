@@ -53,6 +53,14 @@ pub struct Update {
     pub mask: LabelMask,
 }
 
+/// Makes the empty folder `to` a copy of the folder `from`: everything below with its owners, modes, times and attributes.
+///
+/// # Errors
+/// Something cannot be read or made; what was made until then stays.
+pub fn copy_tree(from: std::os::fd::OwnedFd, to: std::os::fd::OwnedFd) -> std::io::Result<()> {
+    fs::Copier::exact().tree(from, to)
+}
+
 /// Keeps snapshots: trees of files, each seen on top of its parent.
 ///
 /// ```text

@@ -1,11 +1,38 @@
-//! Containers of pods: their life after they were created, and what clients are told of them.
+//! Containers of pods: made, started, ended, removed, told of.
+//!
+//! ```text
+//!                    StartContainer              ends, or StopContainer
+//!   CreateContainer ────────────────► running ─────────────────────────► exited ──RemoveContainer──► (nothing)
+//!     created ──────────────────────────────────── StartError ─────────────▲
+//! ```
+//!
+//! A container is a container of namespace `k8s.io` with a snapshot of the same name, a folder below the root for what is its
+//! own ([`volumes`]), and while it runs a task. It comes into being by one write of its record, which is the last step of its
+//! creation: what a crash leaves before that is swept up by the next start. Its log is written by its shim, or beside it, never by
+//! this process ([`log`]).
+//!
+//! The turn of a container is held by whoever changes its record, never while somebody waits for its end: the end itself needs the
+//! turn to be recorded.
 
-use std::sync::Arc;
+mod accounts;
+mod create;
+mod end;
+mod image_volumes;
+mod known;
+mod log;
+mod recover;
+mod remove;
+mod start;
+mod status;
+mod stop;
+mod update;
+mod volumes;
 
-use proto::cri as wire;
+use std::path::PathBuf;
 
-use super::{Container, Cri, CriError, Pod};
-use crate::api::Failure;
+use super::{Cri, Pod};
+
+pub use known::Known;
 
 /// How a task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,96 +45,18 @@ pub struct Ended {
     pub pid: u32,
 }
 
-fn missing(what: &str) -> Failure {
-    CriError::Unimplemented(format!("{what} is not there yet")).into()
-}
-
 impl Cri {
-    pub(super) async fn create_container(
-        &self,
-        _request: wire::CreateContainerRequest,
-    ) -> Result<wire::CreateContainerResponse, Failure> {
-        Err(missing("CreateContainer"))
+    /// The folder of what is a container's own, with its volumes. It is kept across a reboot.
+    fn folder_of_container(&self, id: &str) -> PathBuf {
+        self.folder_of_containers().join(id)
     }
 
-    pub(super) async fn start_container(
-        &self,
-        _request: wire::StartContainerRequest,
-    ) -> Result<wire::StartContainerResponse, Failure> {
-        Err(missing("StartContainer"))
+    fn folder_of_containers(&self) -> PathBuf {
+        self.root().join("containers")
     }
 
-    pub(super) async fn stop_container(
-        &self,
-        _request: wire::StopContainerRequest,
-    ) -> Result<wire::StopContainerResponse, Failure> {
-        Err(missing("StopContainer"))
+    /// The snapshotter that has a container's root filesystem.
+    fn snapshotter_of_pod(&self, pod: &Pod) -> String {
+        self.inner.settings.snapshotter_of(&pod.record().handler).to_owned()
     }
-
-    pub(super) async fn remove_container(
-        &self,
-        _request: wire::RemoveContainerRequest,
-    ) -> Result<wire::RemoveContainerResponse, Failure> {
-        Err(missing("RemoveContainer"))
-    }
-
-    pub(super) async fn list_containers(
-        &self,
-        _request: wire::ListContainersRequest,
-    ) -> Result<wire::ListContainersResponse, Failure> {
-        Err(missing("ListContainers"))
-    }
-
-    pub(super) async fn container_status(
-        &self,
-        _request: wire::ContainerStatusRequest,
-    ) -> Result<wire::ContainerStatusResponse, Failure> {
-        Err(missing("ContainerStatus"))
-    }
-
-    pub(super) async fn update_container_resources(
-        &self,
-        _request: wire::UpdateContainerResourcesRequest,
-    ) -> Result<wire::UpdateContainerResourcesResponse, Failure> {
-        Err(missing("UpdateContainerResources"))
-    }
-
-    pub(super) async fn reopen_container_log(
-        &self,
-        _request: wire::ReopenContainerLogRequest,
-    ) -> Result<wire::ReopenContainerLogResponse, Failure> {
-        Err(missing("ReopenContainerLog"))
-    }
-
-    pub(super) async fn checkpoint_container(
-        &self,
-        _request: wire::CheckpointContainerRequest,
-    ) -> Result<wire::CheckpointContainerResponse, Failure> {
-        Err(missing("CheckpointContainer"))
-    }
-
-    /// The status of a container, for events and pod statuses.
-    pub(super) fn status_of_container(&self, _container: &Container) -> wire::ContainerStatus {
-        wire::ContainerStatus::default()
-    }
-
-    /// The first process of a container ended: its record says so from now on, its task is deleted, and clients are told.
-    pub(super) async fn container_ended(&self, _container: &Arc<Container>, _ended: Ended) {}
-
-    /// The kernel killed a process of a container for memory.
-    pub(super) async fn container_out_of_memory(&self, _container: &Arc<Container>) {}
-
-    /// Ends a container at once, because its pod is stopped. The caller has the pod's turn. It is well if it has ended already.
-    pub(super) async fn end_container_of_pod(&self, _container: &Arc<Container>) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    /// Removes an ended container, because its pod is removed. The caller has the pod's turn.
-    pub(super) async fn remove_container_of_pod(&self, _container: &Arc<Container>) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    /// Finds out at the start how a container is, whose record was just read: half made ones are undone, ends that nobody saw
-    /// are recorded. It must not wait for a shim that does not answer. `pod` is `None` if its pod is gone.
-    pub(super) async fn recover_container(&self, _container: &Arc<Container>, _pod: Option<&Arc<Pod>>) {}
 }

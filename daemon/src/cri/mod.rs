@@ -56,7 +56,7 @@ pub mod turns;
 mod watch;
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 
 use model::{Labels, Namespace};
 use store::Store;
@@ -142,12 +142,12 @@ pub(crate) struct Inner {
     pub(crate) nri: nri::Nri,
     /// Samples of what containers use.
     pub(crate) stats: stats_calls::Stats,
+    /// What containers are made with that is found out once.
+    pub(crate) containers_known: container::Known,
     /// Facts about images, by id.
     pub(crate) image_facts: images::Facts,
     /// What runtimes can do, once they were asked.
     pub(crate) features: handlers::Features,
-    /// The pod network that the cluster gave to this node.
-    pub(crate) pod_cidr: RwLock<String>,
 }
 
 impl Cri {
@@ -177,9 +177,9 @@ impl Cri {
             streaming: OnceLock::new(),
             nri,
             stats,
+            containers_known: container::Known::default(),
             image_facts: images::Facts::default(),
             features: handlers::Features::default(),
-            pod_cidr: RwLock::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -246,11 +246,6 @@ impl Cri {
         let packed = record::pack(&record);
         self.inner.containers.set_extension(namespace, id, record::CONTAINER_EXTENSION, packed).await?;
         Ok(container.set(record))
-    }
-
-    /// The pod network of the node, empty until the cluster has said it.
-    pub(crate) fn pod_cidr(&self) -> String {
-        self.inner.pod_cidr.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

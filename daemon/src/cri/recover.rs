@@ -41,6 +41,7 @@ impl Cri {
             }
             self.inner.index.add_container(&id, record);
         }
+        self.sweep_container_folders().await;
         let cri = self.clone();
         let looking = self.inner.tracker.spawn(async move { cri.look_at_all().await });
         if tokio::time::timeout(PATIENCE, looking).await.is_err() {

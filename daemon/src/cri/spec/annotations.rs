@@ -8,7 +8,7 @@ use proto::cri::{ContainerConfig, PodSandboxConfig};
 const PREFIX: &str = "io.kubernetes.cri.";
 
 /// The annotations that every container has.
-pub fn standard(
+pub(crate) fn standard(
     sandbox: &str,
     pod: &PodSandboxConfig,
     config: &ContainerConfig,
@@ -31,11 +31,11 @@ pub fn standard(
 }
 
 /// Those of `annotations` whose key one of the handler's patterns fits.
-pub fn passed<'a>(
+pub(crate) fn passed<'a>(
     annotations: &'a BTreeMap<String, String>,
     patterns: &'a [String],
 ) -> impl Iterator<Item = (String, String)> + 'a {
-    let fits = move |key: &str| patterns.iter().any(|pattern| matches(pattern.as_bytes(), key.as_bytes()));
+    let fits = |key: &str| patterns.iter().any(|pattern| matches(pattern.as_bytes(), key.as_bytes()));
     annotations.iter().filter(move |(key, _)| fits(key)).map(|(key, value)| (key.clone(), value.clone()))
 }
 

@@ -102,7 +102,7 @@ impl Capabilities {
 ///
 /// # Errors
 /// A capability is not known, or is asked for as ambient but not had.
-pub fn resolve(wanted: Option<&Capability>, privileged: bool, host: u64) -> Result<Capabilities, SpecError> {
+pub(crate) fn resolve(wanted: Option<&Capability>, privileged: bool, host: u64) -> Result<Capabilities, SpecError> {
     let allowed = |name: &&'static str| ALL.iter().position(|known| known == name).is_some_and(|bit| host >> bit & 1 == 1);
     if privileged {
         return Ok(Capabilities { bounding: ALL.into_iter().filter(allowed).collect(), ambient: Vec::new() });

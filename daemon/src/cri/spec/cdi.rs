@@ -97,7 +97,7 @@ struct Mount {
 ///
 /// # Errors
 /// Something is no name of a device.
-pub fn names(
+pub(crate) fn names(
     field: &[proto::cri::CdiDevice],
     annotations: &BTreeMap<String, String>,
 ) -> Result<Vec<String>, SpecError> {
@@ -131,7 +131,7 @@ type Devices = BTreeMap<String, Result<(PathBuf, Edits), String>>;
 ///
 /// # Errors
 /// A device is not known, or what is written about it cannot be done.
-pub fn inject(spec: &mut Value, names: &[String], folders: &[PathBuf]) -> Result<(), SpecError> {
+pub(crate) fn inject(spec: &mut Value, names: &[String], folders: &[PathBuf]) -> Result<(), SpecError> {
     if names.is_empty() {
         return Ok(());
     }

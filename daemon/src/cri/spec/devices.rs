@@ -18,7 +18,7 @@ const NOT_OF_THE_HOST: [&str; 7] = ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-
 
 /// A device node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Device {
+pub(crate) struct Device {
     /// Where in the container.
     pub path: String,
     /// `c` or `b`.
@@ -39,13 +39,13 @@ pub struct Device {
 
 impl Device {
     /// As an entry of `linux.devices`.
-    pub fn node(&self) -> Value {
+    pub(crate) fn node(&self) -> Value {
         json!({"path": self.path, "type": self.kind.to_string(), "major": self.major, "minor": self.minor,
             "fileMode": self.mode, "uid": self.uid, "gid": self.gid})
     }
 
     /// As an entry of `linux.resources.devices`.
-    pub fn rule(&self) -> Value {
+    pub(crate) fn rule(&self) -> Value {
         json!({"allow": true, "type": self.kind.to_string(), "major": self.major, "minor": self.minor, "access": self.access})
     }
 
@@ -75,7 +75,7 @@ impl Device {
 ///
 /// # Errors
 /// A device is not there or is none, or its permissions make no sense.
-pub fn wanted(devices: &[Wanted]) -> Result<Vec<Device>, SpecError> {
+pub(crate) fn wanted(devices: &[Wanted]) -> Result<Vec<Device>, SpecError> {
     let mut found = Vec::new();
     for Wanted { container_path, host_path, permissions } in devices {
         if permissions.is_empty() || !permissions.bytes().all(|byte| matches!(byte, b'r' | b'w' | b'm')) {
@@ -106,7 +106,7 @@ pub fn wanted(devices: &[Wanted]) -> Result<Vec<Device>, SpecError> {
 ///
 /// # Errors
 /// `/dev` cannot be read.
-pub fn of_host() -> Result<Vec<Device>, SpecError> {
+pub(crate) fn of_host() -> Result<Vec<Device>, SpecError> {
     let mut found = Vec::new();
     below(Path::new("/dev"), Path::new("/dev"), "rwm", 0, &mut found)?;
     // The container's own terminal goes there.

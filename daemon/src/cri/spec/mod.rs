@@ -4,7 +4,7 @@
 //! each field of a request is a row of a table in the tests. A field that cannot be honoured is refused by name; what Kubernetes
 //! defines as "where the node can" is left out where it cannot. It starts nothing, mounts nothing and keeps nothing.
 
-mod annotations;
+pub(super) mod annotations;
 mod capabilities;
 mod cdi;
 mod devices;

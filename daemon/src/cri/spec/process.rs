@@ -11,7 +11,7 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 ///
 /// # Errors
 /// There is none at all.
-pub fn args(config: &ContainerConfig, image: &ImageConfig) -> Result<Vec<String>, SpecError> {
+pub(crate) fn args(config: &ContainerConfig, image: &ImageConfig) -> Result<Vec<String>, SpecError> {
     let (command, args) = match (config.command.is_empty(), config.args.is_empty()) {
         (true, true) => (&image.entrypoint, &image.cmd),
         (true, false) => (&image.entrypoint, &config.args),
@@ -32,7 +32,7 @@ pub fn args(config: &ContainerConfig, image: &ImageConfig) -> Result<Vec<String>
 ///
 /// # Errors
 /// A variable has no name, or its value cannot be said in a specification.
-pub fn env(config: &ContainerConfig, image: &ImageConfig, hostname: &str) -> Result<Vec<String>, SpecError> {
+pub(crate) fn env(config: &ContainerConfig, image: &ImageConfig, hostname: &str) -> Result<Vec<String>, SpecError> {
     let mut lines = vec![PATH.to_owned()];
     if config.tty {
         lines.push("TERM=xterm".to_owned());
@@ -68,7 +68,7 @@ fn put(lines: &mut Vec<String>, line: String) {
 ///
 /// # Errors
 /// It is not absolute.
-pub fn cwd(config: &ContainerConfig, image: &ImageConfig) -> Result<String, SpecError> {
+pub(crate) fn cwd(config: &ContainerConfig, image: &ImageConfig) -> Result<String, SpecError> {
     let cwd = [&config.working_dir, &image.working_dir].into_iter().find(|cwd| !cwd.is_empty());
     let cwd = cwd.map_or("/", String::as_str);
     if !cwd.starts_with('/') || cwd.contains('\0') {

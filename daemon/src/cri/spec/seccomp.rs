@@ -77,7 +77,7 @@ const NEW_NAMESPACES: u64 = 0x7e02_0000;
 const ENOSYS: u32 = 38;
 
 /// The profile for a container with these capabilities, for the architecture this program was built for.
-pub fn default_profile(capabilities: &Capabilities) -> Value {
+pub(crate) fn default_profile(capabilities: &Capabilities) -> Value {
     let allow = |names: &str| json!({"names": words(names), "action": "SCMP_ACT_ALLOW"});
     let with = |name: &str, index: u32, op: &str, value: u64, second: u64| {
         json!({"names": [name], "action": "SCMP_ACT_ALLOW",

@@ -16,7 +16,7 @@ use super::{SpecError, seccomp};
 /// The largest seccomp profile that is read, in bytes.
 const MAX_PROFILE_BYTES: u64 = 4 << 20;
 /// The AppArmor profile that is used when none is named.
-pub const DEFAULT_APPARMOR: &str = "cri-containerd.apparmor.d";
+pub(crate) const DEFAULT_APPARMOR: &str = "cri-containerd.apparmor.d";
 
 /// What a profile field says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +66,7 @@ fn old_profile(text: &str, kind: &str) -> Result<Profile, SpecError> {
 /// # Errors
 /// A profile is asked for and cannot be had.
 #[expect(deprecated, reason = "clients older than the new field")]
-pub fn seccomp(
+pub(crate) fn seccomp(
     security: &LinuxContainerSecurityContext,
     unset: &str,
     capabilities: &Capabilities,
@@ -115,7 +115,7 @@ fn read_profile(path: &Path) -> Result<Value, SpecError> {
 /// # Errors
 /// A profile is asked for by name and cannot be had.
 #[expect(deprecated, reason = "clients older than the new field")]
-pub fn apparmor(security: &LinuxContainerSecurityContext, host: &Host) -> Result<Option<String>, SpecError> {
+pub(crate) fn apparmor(security: &LinuxContainerSecurityContext, host: &Host) -> Result<Option<String>, SpecError> {
     let wanted = profile(security.apparmor.as_ref(), &security.apparmor_profile, "apparmor")?;
     match wanted {
         Profile::Unconfined => Ok(None),
@@ -140,7 +140,7 @@ pub fn apparmor(security: &LinuxContainerSecurityContext, host: &Host) -> Result
 ///
 /// # Errors
 /// The options make no label.
-pub fn selinux(options: Option<&SeLinuxOption>, enabled: bool) -> Result<Option<(String, String)>, SpecError> {
+pub(crate) fn selinux(options: Option<&SeLinuxOption>, enabled: bool) -> Result<Option<(String, String)>, SpecError> {
     let Some(options) = options else { return Ok(None) };
     let SeLinuxOption { user, role, r#type: kind, level } = options;
     if !level.is_empty() && !is_level(level) {
