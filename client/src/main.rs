@@ -50,6 +50,9 @@ fn main() -> ExitCode {
         }
     };
     let work = async {
+        if let Some(done) = commands::offline(&arguments.command, format) {
+            return done;
+        }
         let client = client::Client::connect(&arguments.address, arguments.namespace).await?;
         commands::run(&client, arguments.command, format).await
     };

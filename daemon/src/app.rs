@@ -16,6 +16,7 @@ use std::time::Duration;
 use model::error::Classify;
 use proto::cri::image_service_server::ImageServiceServer;
 use proto::cri::runtime_service_server::RuntimeServiceServer;
+use proto::gantry::v1::doctor_server::DoctorServer;
 use proto::gantry::v1::events_server::EventsServer as JournalServer;
 use proto::gantry::v1::operations_server::OperationsServer;
 use proto::grpc::health::v1::health_server::HealthServer;
@@ -51,6 +52,7 @@ use crate::checkpoints::Checkpoints;
 use crate::config::{Config, Engine};
 use crate::containers::Containers;
 use crate::cri::{self, Cri};
+use crate::doctor::{Doctor, rescue};
 use crate::events::{Bus, Subscription};
 use crate::gc::schedule::{self, Trigger};
 use crate::home::{Home, HomeError};
@@ -113,6 +115,7 @@ pub struct App {
     rows: Vec<Plugin>,
     parts: Parts,
     state: State,
+    doctor: Doctor,
     /// The journal and what it hears, until that is started.
     journal: Option<(Journal, Subscription)>,
     /// Everything in the background.
@@ -195,6 +198,13 @@ impl App {
         };
         let tasks = Tasks::new(settings::for_tasks(&config), store.clone(), bus.clone(), tracker.clone(), stop.clone());
         let trigger = Trigger::default();
+        let doctor = Doctor {
+            config: Arc::clone(&config),
+            store: store.clone(),
+            blobs: blobs.clone(),
+            drivers: drivers.clone(),
+            tasks: Some(tasks.clone()),
+        };
         let sharing = if config.isolated_content { Sharing::Isolated } else { Sharing::Shared };
         let meta = Meta::new(meta::Parts {
             store: store.clone(),
@@ -233,7 +243,7 @@ impl App {
             cri,
         };
         let state = State { traffic: Traffic::default(), bus, store, tasks, tracker: tracker.clone() };
-        Ok(Self { config, home, rows, parts, state, journal, tracker, stop })
+        Ok(Self { config, home, rows, parts, state, doctor, journal, tracker, stop })
     }
 
     /// What can be said about it while it runs.
@@ -339,6 +349,7 @@ impl App {
             .add_service(sized!(TasksServer, tasks))
             .add_service(sized!(StoreServer, api::sandboxes::Records::new(parts.sandboxes.clone())))
             .add_service(sized!(ControllerServer, sandbox_controllers))
+            .add_service(sized!(DoctorServer, api::doctor::Service::new(self.doctor.clone())))
             .add_service(sized!(JournalServer, api::journal::Service::new(journal)))
             .add_service(sized!(EventsServer, api::events::Events::new(parts.bus.clone()))))
     }
@@ -362,6 +373,7 @@ const SERVICES: &[&str] = &[
     "containerd.services.transfer.v1.Transfer",
     "containerd.services.version.v1.Version",
     "gantry.v1.Operations",
+    "gantry.v1.Doctor",
     "gantry.v1.Events",
     "runtime.v1.ImageService",
     "runtime.v1.RuntimeService",
@@ -387,7 +399,7 @@ fn open_folders(config: &Config) -> Result<Opened, StartError> {
     if let Some(limit) = config.timeout("io.containerd.timeout.bolt.open") {
         options.open_limit = limit;
     }
-    let store = Store::open(&home.metadata(), options)?;
+    let store = rescue::open(&home.metadata(), options, config)?;
     let blobs = BlobStore::open(&home.content())?;
     let (drivers, told) = open_drivers(config, &home, &store);
     Ok(Opened { home, store, blobs, drivers, told })
@@ -440,6 +452,17 @@ fn open_drivers(config: &Config, home: &Home, store: &Store) -> (Drivers, Vec<Dr
         }
     }
     (drivers, told)
+}
+
+/// Opens the folders of a daemon that does not run, to be examined.
+///
+/// # Errors
+/// A daemon runs, or the folders cannot be used.
+pub fn open_stopped(config: Config) -> Result<Doctor, StartError> {
+    let Opened { store, blobs, drivers, home, .. } = open_folders(&config)?;
+    // Nobody may start on them meanwhile; the process ends soon.
+    std::mem::forget(home);
+    Ok(Doctor { config: Arc::new(config), store, blobs, drivers, tasks: None })
 }
 
 fn check_required(config: &Config, rows: &[Plugin]) -> Result<(), StartError> {

@@ -50,6 +50,30 @@ pub enum Command {
         #[command(subcommand)]
         which: Which,
     },
+    /// Examine the folders of a daemon that is not running
+    Doctor {
+        /// Read all blobs and compare them with their digests
+        #[arg(long)]
+        verify: bool,
+        /// Mend what can be mended safely
+        #[arg(long)]
+        repair: bool,
+        /// Print one JSON document a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take over the images, snapshots and containers of a containerd that is not running
+    Migrate {
+        /// Its root folder
+        #[arg(long, default_value = "/var/lib/containerd")]
+        from: PathBuf,
+        /// Say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Take an earlier migration back: remove what it brought and nobody has changed since
+        #[arg(long, conflicts_with = "dry_run")]
+        undo: bool,
+    },
     /// Publish an event that is read from standard input, for shims that cannot send it themselves
     Publish {
         /// The namespace of the event

@@ -12,6 +12,7 @@ pub mod checkpoints;
 pub mod config;
 pub mod containers;
 pub mod cri;
+pub mod doctor;
 pub mod events;
 pub mod gc;
 pub mod home;

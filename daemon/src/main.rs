@@ -9,7 +9,9 @@ use daemon::api::version;
 use daemon::app::App;
 use daemon::args::{Args, Command, DEFAULT_FILE, Which};
 use daemon::config::{Config, Document, Format, Overrides};
-use daemon::{limits, publish, signals};
+use daemon::{doctor, limits, publish, signals};
+use proto::gantry::v1::ExamineRequest;
+use proto::gantry::v1::examine_response::What;
 use tracing::warn;
 
 /// How long work that nobody waits for may hold up the end of the process.
@@ -49,6 +51,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             Ok(runtime.block_on(publish::run(&address, namespace.clone(), topic.clone()))?)
         }
+        Some(Command::Doctor { verify, repair, json }) => examine(configure(args)?, *verify, *repair, *json),
         None => serve(configure(args)?),
     }
 }
@@ -77,6 +80,29 @@ fn serve(config: Config) -> anyhow::Result<()> {
     });
     runtime.shutdown_timeout(LAST_WORK_TIME);
     Ok(served?)
+}
+
+/// Examines the folders of a daemon that does not run.
+fn examine(config: Config, verify: bool, repair: bool, json: bool) -> anyhow::Result<()> {
+    start_log(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let _inside = runtime.enter();
+    let stopped = daemon::app::open_stopped(config)?;
+    let mut unwell = false;
+    stopped.examine(&ExamineRequest { verify, repair }, &mut |what| {
+        if let What::Summary(summary) = &what {
+            unwell = summary.findings > summary.repaired;
+        }
+        if json {
+            println!("{}", doctor::as_json(&what));
+        } else if let Some(line) = doctor::as_text(&what) {
+            println!("{line}");
+        }
+        doctor::Flow::Continue(())
+    });
+    drop(stopped);
+    anyhow::ensure!(!unwell, "there are findings");
+    Ok(())
 }
 
 fn start_log(config: &Config) {

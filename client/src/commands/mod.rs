@@ -1,6 +1,7 @@
 //! The commands, one file each, and the list of them.
 
 mod attached;
+mod doctor;
 mod events;
 mod exec;
 mod images;
@@ -45,10 +46,20 @@ pub(crate) enum Command {
     Logs(logs::Arguments),
     /// Look at pulls, pushes, imports and exports that are under way, whoever began them; end them.
     Ops(ops::Arguments),
+    /// Account for everything the daemon has, and say what is wrong.
+    Doctor(doctor::Arguments),
     /// Print events as they happen.
     Events(events::Arguments),
     /// Print the versions of this program and of the daemon.
     Version,
+}
+
+/// Runs a command that needs no daemon; `None` if it needs one.
+pub(crate) fn offline(command: &Command, format: Format) -> Option<Result<u8, ClientError>> {
+    match command {
+        Command::Doctor(arguments) if arguments.root.is_some() => Some(doctor::offline(arguments, format)),
+        _ => None,
+    }
 }
 
 /// Runs a command. Returns the exit code.
@@ -68,6 +79,7 @@ pub(crate) async fn run(client: &Client, command: Command, format: Format) -> Re
         Command::Stop(arguments) => stop::run(client, &arguments).await,
         Command::Rm(arguments) => rm::run(client, &arguments).await,
         Command::Logs(arguments) => logs::run(client, &arguments).await,
+        Command::Doctor(arguments) => doctor::run(client, &arguments, format).await,
         Command::Events(arguments) => events::run(client, arguments, format).await,
         Command::Version => version::run(client, format).await,
     }

@@ -8,6 +8,7 @@ pub mod call;
 pub mod containers;
 pub mod content;
 pub mod diff;
+pub mod doctor;
 pub mod events;
 pub mod fields;
 pub mod health;
