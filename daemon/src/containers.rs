@@ -249,6 +249,30 @@ impl Containers {
         change.await
     }
 
+    /// Replaces the specification, the image's name and one extension of a container that is being made by a part of the daemon.
+    /// Nobody is told.
+    ///
+    /// # Errors
+    /// The container does not exist.
+    pub async fn set_spec(
+        &self,
+        namespace: Namespace,
+        id: String,
+        spec: store::record::Any,
+        image: String,
+        extension: (&'static str, store::record::Any),
+    ) -> Result<(), ContainerError> {
+        let change = self.store.submit(move |tx| {
+            let key = key(&[namespace.as_str(), &id])?;
+            let mut record = tx.get(&CONTAINERS, &key)?.ok_or_else(|| missing(&namespace, &id))?;
+            record.spec = Some(spec);
+            record.image = image;
+            record.extensions.insert(extension.0.to_owned(), extension.1);
+            Ok::<_, ContainerError>(tx.put(&CONTAINERS, &key, &record)?)
+        });
+        change.await
+    }
+
     /// Forgets a container. A task of it is not looked at; clients do that first.
     ///
     /// # Errors

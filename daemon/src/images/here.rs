@@ -105,7 +105,8 @@ impl Images {
         });
         let config = config.to_string().into_bytes();
         let config_descriptor = of(media_type::OCI_CONFIG, &config);
-        let plain = |of: &Descriptor| json!({ "mediaType": of.media_type, "digest": of.digest.to_string(), "size": of.size });
+        let plain =
+            |of: &Descriptor| json!({ "mediaType": of.media_type, "digest": of.digest.to_string(), "size": of.size });
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": media_type::OCI_MANIFEST,

@@ -18,6 +18,8 @@ mod plugin;
 mod say;
 mod validate;
 
+pub(super) use say::cri_resources;
+
 use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -178,7 +178,7 @@ pub(super) fn resources(of: &Value) -> wire::LinuxResources {
 }
 
 /// Resources as a kubelet asks for them.
-pub(super) fn cri_resources(of: &proto::cri::LinuxContainerResources) -> wire::LinuxResources {
+pub(in crate::cri) fn cri_resources(of: &proto::cri::LinuxContainerResources) -> wire::LinuxResources {
     let signed = |value: i64| (value != 0).then_some(wire::OptionalInt64 { value });
     let unsigned =
         |value: i64| u64::try_from(value).ok().filter(|value| *value != 0).map(|value| wire::OptionalUInt64 { value });

@@ -16,7 +16,7 @@ pub mod namespaces;
 mod process;
 pub mod resources;
 mod seccomp;
-mod security;
+pub(super) mod security;
 pub mod signal;
 pub mod user;
 
@@ -138,8 +138,7 @@ pub fn build(input: &Input<'_>) -> Result<Made, SpecError> {
     let namespaces = namespaces::resolve(security, around)?;
     let has_users = !namespaces.uids.is_empty();
     let user = user::resolve(security, &image.user, input.accounts)?;
-    let capabilities =
-        capabilities::resolve(security.capabilities.as_ref(), security.privileged, host.capabilities)?;
+    let capabilities = capabilities::resolve(security.capabilities.as_ref(), security.privileged, host.capabilities)?;
     let selinux = security.selinux_options.as_ref().or(pod_security.selinux_options.as_ref());
     let selinux = security::selinux(selinux, host.selinux && settings.selinux)?;
 
