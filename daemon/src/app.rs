@@ -337,7 +337,7 @@ impl App {
             .add_service(sized!(HealthServer, api::health::Health::new(stop.clone(), SERVICES)))
             .add_service(sized!(IntrospectionServer, introspection))
             .add_service(sized!(NamespacesServer, api::namespaces::Service::new(parts.namespaces.clone())))
-            .add_service(sized!(ContainersServer, api::containers::Service::new(parts.containers.clone())))
+            .add_service(sized!(ContainersServer, api::containers::Service::new(parts.containers.clone(), parts.images.clone())))
             .add_service(sized!(ContentServer, api::content::Service::new(parts.meta.clone())))
             .add_service(sized!(ImagesServer, api::images::Service::new(parts.meta.clone())))
             .add_service(sized!(LeasesServer, api::leases::Service::new(parts.meta.clone())))

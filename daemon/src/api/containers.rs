@@ -12,11 +12,13 @@ use tonic::{Request, Response, Status};
 use super::{Failure, Reply, fields, server_stream, unary};
 use crate::blocking;
 use crate::containers::{Container, Containers, any_from_wire, any_to_wire};
+use crate::images::Images;
 
 /// The service.
 #[derive(Debug, Clone)]
 pub struct Service {
     containers: Containers,
+    images: Images,
 }
 
 /// A request without the container it is about.
@@ -31,9 +33,9 @@ impl Classify for Nothing {
 }
 
 impl Service {
-    /// Serves `containers`.
-    pub fn new(containers: Containers) -> Self {
-        Self { containers }
+    /// Serves `containers`; those of `images` are judged before they get one.
+    pub fn new(containers: Containers, images: Images) -> Self {
+        Self { containers, images }
     }
 }
 
@@ -134,7 +136,11 @@ impl wire::containers_server::Containers for Service {
         request: Request<wire::CreateContainerRequest>,
     ) -> Result<Response<wire::CreateContainerResponse>, Status> {
         unary(request, async |scope, wire::CreateContainerRequest { container }| {
-            let container = self.containers.create(&scope.namespace, from_wire(container)?).await?;
+            let container = from_wire(container)?;
+            if !container.record.image.is_empty() {
+                self.images.judge(&scope.namespace, &container.record.image).await?;
+            }
+            let container = self.containers.create(&scope.namespace, container).await?;
             Ok(wire::CreateContainerResponse { container: Some(to_wire(container)) })
         })
         .await

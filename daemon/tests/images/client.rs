@@ -89,7 +89,7 @@ impl Stream {
 }
 
 /// A name that no stream has had: the daemon sees a moment later than its client that one is over.
-fn fresh(what: &str) -> String {
+pub fn fresh(what: &str) -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     format!("{what}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
@@ -217,6 +217,14 @@ pub async fn ingests(server: &Server) -> Vec<IngestStatus> {
 pub async fn leases(server: &Server) -> usize {
     let mut client = LeasesClient::new(server.channel.clone());
     client.list(plain(ListRequest::default())).await.unwrap().into_inner().leases.len()
+}
+
+/// Waits for a whole collection.
+pub async fn collect(server: &Server) {
+    use proto::services::leases::v1::{CreateRequest, DeleteRequest};
+    let mut client = LeasesClient::new(server.channel.clone());
+    let lease = client.create(plain(CreateRequest::default())).await.unwrap().into_inner().lease.unwrap();
+    client.delete(plain(DeleteRequest { id: lease.id, sync: true })).await.unwrap();
 }
 
 pub async fn snapshots(server: &Server) -> Vec<Snapshot> {

@@ -21,13 +21,24 @@ pub struct Asked {
 
 impl Asked {
     pub fn is_blob(&self, digest: &str) -> bool {
-        self.path.ends_with(&format!("/blobs/{digest}"))
+        self.bare().ends_with(&format!("/blobs/{digest}"))
+    }
+
+    /// The path without a query.
+    pub fn bare(&self) -> &str {
+        self.path.split('?').next().unwrap()
     }
 
     /// From where on it asks for a blob.
     pub fn offset(&self) -> usize {
-        let range = self.headers.get("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-'));
-        range.map_or(0, |offset| offset.parse().unwrap())
+        self.range().0
+    }
+
+    /// From where on it asks for a blob, and up to where, if it says so.
+    pub fn range(&self) -> (usize, Option<usize>) {
+        let Some(range) = self.headers.get("range") else { return (0, None) };
+        let (begin, end) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        (begin.parse().unwrap(), end.parse::<usize>().ok().map(|last| last + 1))
     }
 }
 
@@ -40,6 +51,8 @@ pub enum Send {
     Cut(usize),
     /// So many bytes, then nothing.
     Stall(usize),
+    /// So many bytes, then one after the other, slowly.
+    Drip(usize),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -123,8 +136,8 @@ impl Drop for Fake {
 
 /// What a good registry answers; `root` is what every tag names.
 pub fn serve_made(made: &Made, root: &str, asked: &Asked) -> Answer {
-    let last = asked.path.rsplit('/').next().unwrap();
-    if asked.path == "/v2/" {
+    let last = asked.bare().rsplit('/').next().unwrap();
+    if asked.bare() == "/v2/" {
         return Answer::new(200, "{}");
     }
     if asked.path.contains("/manifests/") {
@@ -138,9 +151,10 @@ pub fn serve_made(made: &Made, root: &str, asked: &Asked) -> Answer {
     }
     match made.blobs.get(last) {
         Some(bytes) if asked.headers.contains_key("range") => {
-            let at = asked.offset();
-            let range = format!("bytes {at}-{}/{}", bytes.len() - 1, bytes.len());
-            Answer::new(206, &bytes[at..]).with("Content-Range", range)
+            let (at, end) = asked.range();
+            let end = end.unwrap_or(bytes.len()).min(bytes.len());
+            let range = format!("bytes {at}-{}/{}", end - 1, bytes.len());
+            Answer::new(206, &bytes[at..end]).with("Content-Range", range)
         }
         Some(bytes) => Answer::new(200, bytes.clone()),
         None => unknown("BLOB_UNKNOWN"),
@@ -183,11 +197,19 @@ async fn serve(connection: TcpStream, decide: impl Fn(&Asked) -> Answer) {
     let body = match answer.send {
         _ if asked.method == "HEAD" => &[],
         Send::All => &answer.body[..],
-        Send::Cut(length) | Send::Stall(length) => &answer.body[..length.min(answer.body.len())],
+        Send::Cut(length) | Send::Stall(length) | Send::Drip(length) => &answer.body[..length.min(answer.body.len())],
     };
     let _ = connection.write_all(head.as_bytes()).await;
     let _ = connection.write_all(body).await;
     let _ = connection.flush().await;
+    if let Send::Drip(sent) = answer.send {
+        for byte in answer.body.iter().skip(sent) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if connection.write_all(&[*byte]).await.is_err() || connection.flush().await.is_err() {
+                return;
+            }
+        }
+    }
     if let Send::Stall(_) = answer.send {
         tokio::time::sleep(Duration::from_secs(3600)).await;
     }

@@ -8,6 +8,11 @@ mod client;
 mod fake;
 mod faults;
 mod fixtures;
+mod hosts;
+mod operations;
+mod parts;
+mod policy;
+mod proxy;
 mod pull;
 mod push;
 mod registry;
@@ -15,3 +20,5 @@ mod registry;
 #[allow(dead_code, reason = "shared with the tests of services")]
 mod server;
 mod streams;
+mod tls;
+mod trixie;
