@@ -46,3 +46,49 @@ fn many_small_files() {
         }
     }
 }
+
+/// Layers given as files, two at a time, as folders and as images, with everything on disk at the end.
+#[test]
+#[ignore = "a measurement"]
+fn given_layers() {
+    use snapshotter::layer::StandsOn;
+    let Some(layers) = std::env::var_os("GANTRY_BENCH_LAYERS") else { return };
+    let mut files: Vec<_> = std::fs::read_dir(layers).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "gz"));
+    files.sort();
+    let home = std::env::var_os("GANTRY_BENCH_DIR").map_or_else(std::env::temp_dir, Into::into);
+    for (as_image, threads) in [(true, 1), (true, 2), (false, 1), (false, 2)] {
+        let dir = tempfile::tempdir_in(&home).unwrap().keep();
+        let start = Instant::now();
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    loop {
+                        let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        let Some(file) = files.get(at) else { return };
+                        let reader = std::fs::File::open(file).unwrap();
+                        if as_image {
+                            let to = dir.join(format!("{at}.erofs"));
+                            let image =
+                                std::fs::File::options().read(true).write(true).create_new(true).open(&to).unwrap();
+                            let (encoding, limits) = (snapshotter::layer::Encoding::Detected, Default::default());
+                            snapshotter::layer::write_image(reader, encoding, &limits, image, &StandsOn::Unknown)
+                                .unwrap();
+                            std::fs::File::open(&to).unwrap().sync_all().unwrap();
+                        } else {
+                            let to = dir.join(at.to_string());
+                            std::fs::create_dir(&to).unwrap();
+                            let (encoding, limits) = (snapshotter::layer::Encoding::Detected, Default::default());
+                            let durability = snapshotter::layer::Durability::Synced;
+                            snapshotter::layer::apply(reader, encoding, &overlay(&to, &[]), &limits, durability)
+                                .unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        let took = start.elapsed().as_secs_f64();
+        eprintln!("image={as_image} threads={threads}: {took:.2} s");
+    }
+}
