@@ -12,7 +12,7 @@ BIN     := $(TARGET)/gantry-bin
 PREFIX  ?= /usr/local
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
-.PHONY: help demo test check fmt clippy doc deny unit bench install deps deps-build build build-release
+.PHONY: help demo test powercut check fmt clippy doc deny unit bench install deps deps-build build build-release
 
 help: ## What there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,11 @@ endif
 
 test: deps check unit ## All of it: what CI runs
 	@echo "make test: everything passed"
+
+CUTS ?= 40
+powercut: deps build ## Take the power away from gantryd, and then from Debian's containerd, CUTS times each
+	GANTRY_BIN="$(BIN)" GANTRY_POWERCUTS=$(CUTS) cargo test --locked -p tests --test powercut -- --nocapture
+	GANTRY_BIN="$(BIN)" GANTRY_POWERCUTS=$(CUTS) GANTRY_POWERCUT_DAEMON=containerd cargo test --locked -p tests --test powercut -- --nocapture
 
 bench: deps build-release ## Compare with Debian's containerd, on this machine, in one run (BENCH='tasks --json FILE')
 	GANTRY_BIN="$(TARGET)/gantry-release" cargo run --locked --release -p tests --bin gantry-bench -- $(BENCH)

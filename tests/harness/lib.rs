@@ -5,6 +5,7 @@
 
 pub mod census;
 pub mod containerd;
+pub mod emulator;
 pub mod gantryd;
 pub mod image;
 pub mod programs;
