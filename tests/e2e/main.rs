@@ -3,8 +3,12 @@
 mod bad_input;
 mod cli;
 mod compare;
+mod cri;
+mod images;
+mod cri;
 mod licences;
 mod map;
 mod restart;
 mod shims;
 mod tidy;
+mod trouble;

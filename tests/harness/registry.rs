@@ -23,14 +23,31 @@ impl Registry {
     /// # Errors
     /// When it does not listen.
     pub fn start() -> anyhow::Result<Self> {
+        Self::start_for(None)
+    }
+
+    /// Starts one that lets in only this user, with this password.
+    ///
+    /// # Errors
+    /// When it does not listen.
+    pub fn guarded(user: &str, password: &str) -> anyhow::Result<Self> {
+        Self::start_for(Some((user, password)))
+    }
+
+    fn start_for(user: Option<(&str, &str)>) -> anyhow::Result<Self> {
         let folder = folder("r")?;
         // Free a moment ago; nobody else takes ports from that range in that moment but by chance, and then the start fails.
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let config = folder.path().join("config.yml");
-        let text = format!(
+        let mut text = format!(
             "version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:{port}\n",
             folder.path().join("data").display()
         );
+        if let Some((user, password)) = user {
+            let users = folder.path().join("users");
+            std::fs::write(&users, run(&programs::find("htpasswd")?, &["-Bbn", user, password])?.ok()?)?;
+            text += &format!("auth:\n  htpasswd:\n    realm: here\n    path: {}\n", users.display());
+        }
         std::fs::write(&config, text)?;
         let log = std::fs::File::create(folder.path().join("log"))?;
         let mut command = Command::new(programs::find("docker-registry")?);
