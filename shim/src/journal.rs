@@ -48,6 +48,11 @@ impl Writer {
         self.save();
     }
 
+    /// Whether it has.
+    pub(crate) fn is_published(&self) -> bool {
+        self.journal.published
+    }
+
     fn save(&self) {
         let next = self.path.with_extension("next");
         let json = serde_json::to_vec(&self.journal).expect("a journal has no map with odd keys");

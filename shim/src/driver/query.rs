@@ -1,5 +1,6 @@
 //! Questions, which change nothing and never wait; but for `Wait`, which is nothing but waiting.
 
+use executor::cgroup::CgroupError;
 use model::task::Pid;
 
 use super::process::{Container, Number};
@@ -54,13 +55,32 @@ impl Driver {
 
     pub(super) fn pids_of(&self, id: &str) -> Result<Answer, Refusal> {
         let container = self.container(id)?;
-        let pids = container.cgroup.as_ref().ok_or(Refusal::NoCgroup)?.pids()?;
+        let mut pids = match container.cgroup.as_ref().map(executor::cgroup::Cgroup::pids) {
+            Some(Ok(pids)) => pids.into_iter().filter_map(|pid| Pid::try_from(pid).ok()).collect(),
+            Some(Err(CgroupError::Gone { .. })) | None => self.tracked(container),
+            Some(Err(error)) => return Err(error.into()),
+        };
+        // A containerd that comes back asks this first, and throws a container without processes away, with its exit. So the
+        // init is counted until its exit is known.
+        let exit_is_unknown = container.journal.as_ref().is_some_and(|journal| !journal.is_published());
+        if pids.is_empty()
+            && exit_is_unknown
+            && let Some(init) = self.processes.get(&container.init)
+        {
+            pids.push(init.pid);
+        }
         let name = |pid: Pid| -> Option<String> {
             let number = self.pids.get(&pid)?;
             self.processes.get(number)?.target.exec.clone()
         };
-        let pids = pids.into_iter().filter_map(|pid| Pid::try_from(pid).ok()).map(|pid| (pid, name(pid))).collect();
-        Ok(Answer::Pids(pids))
+        Ok(Answer::Pids(pids.into_iter().map(|pid| (pid, name(pid))).collect()))
+    }
+
+    /// The processes of a container that this one has started and that have not ended.
+    fn tracked(&self, container: &Container) -> Vec<Pid> {
+        let numbers = container.execs.values().copied().chain([container.init]);
+        let alive = numbers.filter_map(|number| self.processes.get(&number)).filter(|process| process.is_alive());
+        alive.map(|process| process.pid).filter(|pid| *pid != 0).collect()
     }
 
     pub(super) fn stats(&self, id: &str) -> Result<Answer, Refusal> {

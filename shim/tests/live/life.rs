@@ -137,6 +137,10 @@ fn pause_resume_pids_stats_and_update() {
             (refused.kind, refused.message.as_str()),
             (model::Kind::NotFound, "process already finished: not found")
         );
+        eventually("it has no processes once its exit is known, which is no refusal", || {
+            let pids: wire::PidsResponse = client.call("Pids", &wire::PidsRequest { id: id.clone() }).unwrap();
+            pids.processes.is_empty()
+        });
         client.delete(&id, "").unwrap();
         let topics = machine.daemon.topics("/tasks/delete");
         assert_eq!(topics[2..5], ["/tasks/paused", "/tasks/resumed", "/tasks/paused"]);
