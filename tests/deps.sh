@@ -6,8 +6,8 @@ set -euo pipefail
 build=(gcc libc6-dev make git)
 # The peer and its client, the runtimes, a registry, other tools that read and write images, a static busybox for root
 # filesystems, what the tests look at the machine with, and an emulator with what fills its filesystem.
-tests=(containerd runc crun docker-registry skopeo umoci busybox-static apache2-utils iproute2 procps util-linux strace jq curl
-  python3 tar gzip zstd attr erofs-utils qemu-system-x86 cpio binutils findutils openssl)
+tests=(containerd runc crun docker-registry skopeo umoci busybox-static apache2-utils containernetworking-plugins iptables iproute2 procps util-linux strace jq curl
+  python3 tar gzip zstd attr erofs-utils qemu-system-x86 cpio e2fsprogs binutils findutils openssl)
 
 wanted=("${build[@]}")
 [ "${1:-all}" = build ] || wanted+=("${tests[@]}")

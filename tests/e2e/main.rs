@@ -12,3 +12,4 @@ mod restart;
 mod shims;
 mod tidy;
 mod trouble;
+mod trouble;
