@@ -74,12 +74,12 @@ fn options(any: &Any) -> Option<Options> {
     proto::any::unpack(any).ok().flatten()
 }
 
-/// What `start` prints: the result and nothing else, not even a newline.
-pub(crate) fn answer(form: Form, address: &str) -> Vec<u8> {
+/// What `start` prints: the result and nothing else, not even a newline. Version 0 is that of our own service.
+pub(crate) fn answer(form: Form, address: &str, version: u32) -> Vec<u8> {
     match form {
         Form::Plain => address.as_bytes().to_vec(),
         Form::Result => BootstrapResult {
-            version: API_VERSION,
+            version: i32::try_from(version).ok().filter(|version| *version != 0).unwrap_or(API_VERSION),
             address: address.to_owned(),
             protocol: "ttrpc".to_owned(),
             ..Default::default()
@@ -136,8 +136,10 @@ mod tests {
 
     #[test]
     fn answers_are_what_each_side_parses() {
-        assert_eq!(answer(Form::Plain, "unix:///s"), b"unix:///s");
-        let result = BootstrapResult::decode(answer(Form::Result, "unix:///s").as_slice()).unwrap();
+        assert_eq!(answer(Form::Plain, "unix:///s", 0), b"unix:///s");
+        let result = BootstrapResult::decode(answer(Form::Result, "unix:///s", 0).as_slice()).unwrap();
         assert_eq!((result.version, result.address.as_str(), result.protocol.as_str()), (3, "unix:///s", "ttrpc"));
+        let other = BootstrapResult::decode(answer(Form::Result, "unix:///s", 2).as_slice()).unwrap();
+        assert_eq!(other.version, 2, "of a service that is another's");
     }
 }

@@ -31,6 +31,7 @@ mod spec;
 mod start;
 mod stats;
 mod sys;
+mod trace;
 mod ttrpc;
 
 use std::ffi::OsString;

@@ -14,7 +14,8 @@ use crate::args::Args;
 use crate::driver::{Driver, Parts};
 use crate::io::logger::Slots;
 use crate::place::score_like;
-use crate::{address, log, start, sys};
+use crate::trace::trace;
+use crate::{address, log, start, sys, trace};
 
 /// The environment variable with the number of the listening socket.
 pub(crate) const LISTEN_VARIABLE: &str = "GANTRY_SHIM_LISTEN_FD";
@@ -70,6 +71,8 @@ pub(crate) fn run(args: &Args) -> Result<(), ServeError> {
     let slots = Slots::reserve().map_err(setup("reserve descriptors"))?;
     let bundle = std::env::current_dir().map_err(setup("find the bundle"))?;
     log::init(&bundle, args.debug);
+    trace::init();
+    trace!("serve.begin");
     for flag in &args.unknown {
         log::info!("flag {flag} is unknown and ignored");
     }
@@ -87,6 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<(), ServeError> {
     let mount_limit = mount_limit.map(std::time::Duration::from_secs);
     let parts = Parts { listener, namespace: args.namespace.clone(), events, bundle, slots, mount_limit };
     let mut driver = Driver::new(parts).map_err(setup("watch descriptors"))?;
+    trace!("serve.ready");
     let result = driver.run().map_err(ServeError::Loop);
     if let Some(socket) = socket {
         let _ = std::fs::remove_file(socket);

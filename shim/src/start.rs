@@ -62,6 +62,10 @@ pub(crate) fn run(args: &Args) -> Result<(), StartError> {
         let _ = io::stdin().take(MAX_INPUT_BYTES).read_to_end(&mut input);
     }
     let bootstrap = bootstrap::read(&input, args);
+    // A sandbox that has been started elsewhere serves this container.
+    if let Some(options) = bootstrap.options.as_ref().filter(|options| !options.task_api_address.is_empty()) {
+        return tell_of(&bundle, &options.task_api_address, options.task_api_version, &bootstrap);
+    }
     let group = Spec::read(&bundle).ok().and_then(|spec| spec.group().map(ToOwned::to_owned));
     let dir = bootstrap.socket_dir.clone().unwrap_or_else(|| address::DEFAULT_DIR.into());
     let path = address::path(&dir, &args.address, &args.namespace, group.as_deref().unwrap_or(&args.id));
@@ -87,12 +91,16 @@ pub(crate) fn run(args: &Args) -> Result<(), StartError> {
 }
 
 fn tell(bundle: &Path, path: &Path, bootstrap: &Bootstrap) -> Result<(), StartError> {
-    let url = address::url(path);
-    std::fs::write(bundle.join(ADDRESS_FILE), &url).map_err(StartError::Tell)?;
+    tell_of(bundle, &address::url(path), 0, bootstrap)
+}
+
+/// Prints an address with the version of the service behind it, and leaves it in the bundle; version 0 is ours.
+fn tell_of(bundle: &Path, url: &str, version: u32, bootstrap: &Bootstrap) -> Result<(), StartError> {
+    std::fs::write(bundle.join(ADDRESS_FILE), url).map_err(StartError::Tell)?;
     // One of an earlier task in the same bundle would be taken for ours.
     let _ = std::fs::remove_file(bundle.join(model::journal::FILE_NAME));
     debug_assert!(journal::read(bundle).is_none());
-    let answer = bootstrap::answer(bootstrap.form, &url);
+    let answer = bootstrap::answer(bootstrap.form, url, version);
     let mut stdout = io::stdout().lock();
     stdout.write_all(&answer).and_then(|()| stdout.flush()).map_err(StartError::Tell)
 }

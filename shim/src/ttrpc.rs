@@ -40,6 +40,11 @@ impl ReplyTo {
         self.connection == connection
     }
 
+    /// Its stream, for traces.
+    pub(crate) fn stream(self) -> u32 {
+        self.stream_id
+    }
+
     /// The connection that the answer would go to.
     pub(crate) fn connection(self) -> Key {
         self.connection

@@ -11,6 +11,7 @@ use super::{Caller, Deadline, Driver, ROOTFS_DIR, UNMOUNT, Watch};
 use crate::command::Refusal;
 use crate::helper::{self, Done, Helper};
 use crate::poll::{EventFlags, Key, TimerId};
+use crate::trace::trace;
 use crate::{log, rootfs};
 
 /// What comes once a container is gone entirely.
@@ -44,6 +45,7 @@ impl Driver {
     pub(super) fn mount(&mut self, init: Number, mounts: Vec<Mount>, caller: Caller) -> Result<(), Refusal> {
         let Some(container) = self.container_of(init) else { return Err(Refusal::NoContainer) };
         let place = container.bundle.join(ROOTFS_DIR);
+        trace!("mount.begin");
         let helper = helper::start(|| {
             let mounted = rootfs::mount_all(&mounts, &place);
             (mounted.map_err(|error| (error.kind(), crate::text(&error))), ())
@@ -56,6 +58,7 @@ impl Driver {
     /// Unmounts the root filesystem of a container that is no longer in the table, if it has one; then comes `gone`.
     pub(super) fn unmount(&mut self, place: Option<std::path::PathBuf>, gone: Gone) {
         let Some(place) = place else { return self.gone(gone) };
+        trace!("unmount.begin");
         let waited = match helper::start(|| (Ok(()), rootfs::unmount_all(&place))) {
             Ok(helper) => self.wait_for(helper, UNMOUNT, After::Unmounted(gone)),
             Err(error) => Err((After::Unmounted(gone), error)),
@@ -108,8 +111,14 @@ impl Driver {
         self.timers.cancel(errand.timer);
         self.poll.remove(&errand.helper);
         match errand.after {
-            After::Mounted(init, caller) => self.mounted(init, caller, done),
-            After::Unmounted(gone) => self.gone(gone),
+            After::Mounted(init, caller) => {
+                trace!("mount.end");
+                self.mounted(init, caller, done);
+            }
+            After::Unmounted(gone) => {
+                trace!("unmount.end");
+                self.gone(gone);
+            }
         }
         if self.ends_after_errands && self.errands.is_empty() {
             self.shut_down("a client, while a container went,");

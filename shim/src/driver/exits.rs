@@ -18,6 +18,7 @@ use crate::command::Answer;
 use crate::events::Event;
 use crate::log;
 use crate::poll::Key;
+use crate::trace::trace;
 
 /// How the kernel's out-of-memory killer leaves a process.
 const KILLED: u32 = 128 + 9;
@@ -50,6 +51,7 @@ impl Driver {
         } else if let Some(number) = self.loggers.remove(&pid) {
             self.logger_ended(number, exit);
         } else if let Some(number) = self.pids.remove(&pid) {
+            trace!("exit", "{pid}");
             if let Some(process) = self.processes.get_mut(&number) {
                 process.pidfd = None;
                 process.ended_early = Some(exit);

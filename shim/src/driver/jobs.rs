@@ -12,6 +12,7 @@ use super::{Caller, Deadline, Driver};
 use crate::command::Refusal;
 use crate::log;
 use crate::poll::TimerId;
+use crate::trace::trace;
 
 /// What comes after an executor has ended.
 #[derive(Debug)]
@@ -50,7 +51,9 @@ pub(super) struct Job {
 impl Driver {
     /// Starts an executor; `then` comes when it has ended. An error is told at once, and `then` never comes.
     pub(super) fn run_job(&mut self, invocation: &Invocation, stdio: StdioFds<'_>, then: Then) -> Result<(), Refusal> {
+        trace!("job.begin", "{}", invocation.verb.name());
         let running = spawn(invocation, stdio)?;
+        trace!("job.spawned", "{}", invocation.verb.name());
         let pid = Pid::try_from(running.pid).expect("a pid is positive");
         let timer = self.timers.set(running.deadline, Deadline::Job(pid));
         self.jobs.insert(pid, Job { running, then, timer, timed_out: false });
@@ -72,6 +75,7 @@ impl Driver {
         self.not_quiet();
         let ended = if job.timed_out { Ended::TimedOut } else { ended };
         let outcome = job.running.finish(ended);
+        trace!("job.end", "{}", outcome.verb.name());
         match job.then {
             Then::Launched(number, caller) => self.launched(number, caller, &outcome),
             Then::Started(number, caller) => self.started(number, caller, &outcome),

@@ -49,6 +49,7 @@ use crate::events::{Event, Publisher, Todo};
 use crate::io::logger::Slots;
 use crate::io::pump::Progress;
 use crate::poll::{EventFlags, Key, Poll, TimerId, Timers};
+use crate::trace::trace;
 use crate::ttrpc::{Clients, Incoming, ReplyTo};
 use crate::{log, sys};
 
@@ -314,6 +315,7 @@ impl Driver {
 
     fn call(&mut self, to: ReplyTo, request: &proto::ttrpc::Request) {
         log::debug!("call {}", request.method);
+        trace!("call.begin", "{} {}", request.method, to.stream());
         match api::decode(request) {
             Ok(command) => {
                 let caller = Caller { to, call: Call::of(&command) };
@@ -432,6 +434,7 @@ impl Driver {
     fn respond(&mut self, to: ReplyTo, response: &proto::ttrpc::Response) {
         // The daemon hears of what has happened no later than the client whose call it was.
         self.publish();
+        trace!("call.end", "{}", to.stream());
         if let Some(key) = self.clients.reply(to, response, &self.poll) {
             self.forget_client(key);
         }
@@ -449,6 +452,7 @@ impl Driver {
     fn event(&mut self, event: &Event) {
         // Of the sandbox, the daemon tells itself.
         if !self.is_sandbox(event.container()) {
+            trace!("event", "{}", event.topic());
             self.publisher.push(event);
         }
     }

@@ -23,6 +23,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use self::queue::{Queue, Queued};
 use crate::log;
 use crate::poll::{EventFlags, Key, Poll, TimerId};
+use crate::trace::trace;
 
 /// How long the daemon may take to acknowledge one.
 const ACKNOWLEDGE: Duration = Duration::from_secs(10);
@@ -46,7 +47,8 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    fn topic(&self) -> &'static str {
+    /// Its topic.
+    pub(crate) fn topic(&self) -> &'static str {
         match self {
             Self::Create(_) => "/tasks/create",
             Self::Start(_) => "/tasks/start",
@@ -255,7 +257,10 @@ impl Publisher {
         connection.in_flight = false;
         let mut published = None;
         match response.into_result::<()>() {
-            Ok(()) => published = self.queue.pop_front().and_then(|queued| queued.init_exit),
+            Ok(()) => {
+                trace!("event.known", "{}", self.queue.front().map_or("", |queued| queued.topic.as_str()));
+                published = self.queue.pop_front().and_then(|queued| queued.init_exit);
+            }
             // It will never take this one; the others must not wait for it.
             Err(refused) if is_final(refused.kind) => {
                 if let Some(queued) = self.queue.pop_front() {

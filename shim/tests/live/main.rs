@@ -16,6 +16,7 @@ mod execs;
 mod life;
 mod logs;
 mod mounts;
+mod options;
 mod order;
 mod random;
 mod refusals;
