@@ -28,6 +28,9 @@ until [ -S /run/s.sock ]; do
   fi
   usleep 200000
 done
+if [ "$(value sync)" = 1 ]; then
+  while sleep 1; do sync; done &
+fi
 case "$(value mode)" in
   work) gantry-load work /run/s.sock "$(value seed)" ;;
   check) gantry-load check /run/s.sock /acknowledged ;;

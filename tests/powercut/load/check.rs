@@ -55,7 +55,7 @@ fn of_namespace<'a>(text: &'a str, namespace: &str) -> Acknowledged<'a> {
         let mut words = line.splitn(4, ' ');
         let (Some(what), Some(of), Some(name)) = (words.next(), words.next(), words.next()) else { continue };
         if of == namespace {
-            let kind = what.strip_prefix("gone-").unwrap_or(what);
+            let kind = what.strip_prefix("gone-").or(what.strip_prefix("maybe-")).unwrap_or(what);
             all.insert((kind, name), (what, words.next().unwrap_or_default()));
         }
     }
@@ -98,7 +98,7 @@ impl Check {
                 }
                 other => anyhow::bail!("{other} is no kind of thing"),
             };
-            if there == what.starts_with("gone-") {
+            if there == what.starts_with("gone-") && !what.starts_with("maybe-") {
                 self.bad.push(format!("{what} {name}: there is {}", if there { "one" } else { "none" }));
             }
         }

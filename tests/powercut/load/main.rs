@@ -1,7 +1,7 @@
 //! Works on a daemon until the power goes, and says what was acknowledged; or checks afterwards that it is there and whole.
 //!
 //! ```text
-//! gantry-load work ADDRESS SEED      ACK content|image|snapshot|container NAMESPACE NAME …, or the same with `gone-` before it
+//! gantry-load work ADDRESS SEED      ACK content|image|snapshot|container NAMESPACE NAME …, or the same with `gone-` or `maybe-` before it
 //! gantry-load check ADDRESS FILE     BAD …, SELF-TEST ok, VERDICT ok|bad
 //! ```
 //!

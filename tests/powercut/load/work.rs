@@ -88,6 +88,8 @@ impl Worker {
         self.acknowledged("container", &id)?;
         if round % 3 == 2 {
             let id = format!("container-{}-{}", self.name, round - 1);
+            // From here until the answer it may be there or not.
+            self.acknowledged("maybe-container", &id)?;
             self.client.containers().delete(DeleteContainerRequest { id: id.clone() }).await?;
             self.acknowledged("gone-container", &id)?;
         }
