@@ -72,6 +72,8 @@ pub struct Client {
     namespace: Namespace,
 }
 
+use proto::cri::image_service_client::ImageServiceClient;
+use proto::cri::runtime_service_client::RuntimeServiceClient;
 use proto::gantry::v1::doctor_client::DoctorClient;
 use proto::gantry::v1::events_client::EventsClient as JournalClient;
 use proto::gantry::v1::operations_client::OperationsClient;
@@ -145,6 +147,10 @@ impl Client {
     }
 
     services! {
+        /// Pods and their containers, as Kubernetes has them: always in its own namespace.
+        pods: RuntimeServiceClient,
+        /// Images, as Kubernetes has them.
+        pod_images: ImageServiceClient,
         /// Containers, as records.
         containers: ContainersClient,
         /// Blobs.

@@ -18,6 +18,8 @@ pub struct Gantryd {
     bin: PathBuf,
     config: Option<PathBuf>,
     log_level: &'static str,
+    /// The network namespace it runs in, if not that of the test.
+    netns: Option<PathBuf>,
     child: Option<Child>,
 }
 
@@ -50,9 +52,38 @@ impl Gantryd {
         let folder = folder("d")?;
         let config = folder.path().join("config.toml");
         std::fs::write(&config, format!("version = 2\n{text}"))?;
-        let mut daemon = Self { folder, bin: programs::gantry_bin()?, config: Some(config), log_level, child: None };
+        let mut daemon = Self { folder, bin: programs::gantry_bin()?, config: Some(config), log_level, netns: None, child: None };
         daemon.launch()?;
         Ok(daemon)
+    }
+
+    /// Starts one with a configuration file made for its folder, in a network namespace of its own, which stays over restarts.
+    ///
+    /// # Errors
+    /// When it does not serve; its log is in the message.
+    pub fn in_private_network(config: impl FnOnce(&Path) -> anyhow::Result<String>) -> anyhow::Result<Self> {
+        let folder = folder("n")?;
+        let file = folder.path().join("config.toml");
+        std::fs::write(&file, format!("version = 3\n{}", config(folder.path())?))?;
+        let netns = folder.path().join("netns");
+        std::fs::File::create(&netns)?;
+        let unshare = [format!("--net={}", netns.display()), "ip".into(), "link".into(), "set".into(), "lo".into(), "up".into()];
+        run(&programs::find("unshare")?, &unshare)?.ok()?;
+        let mut daemon = Self {
+            folder,
+            bin: programs::gantry_bin()?,
+            config: Some(file),
+            log_level: "debug",
+            netns: Some(netns),
+            child: None,
+        };
+        daemon.launch()?;
+        Ok(daemon)
+    }
+
+    /// The network namespace it runs in, if it has one of its own.
+    pub fn netns(&self) -> Option<&Path> {
+        self.netns.as_deref()
     }
 
     /// Starts one, with the small image imported and unpacked.
@@ -86,7 +117,15 @@ impl Gantryd {
     pub fn spawn(&mut self) -> anyhow::Result<()> {
         ensure!(self.child.is_none(), "it runs already");
         let log = std::fs::File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = Command::new(self.bin.join("gantryd"));
+        let mut command = match &self.netns {
+            // It becomes the daemon, so the process is the same.
+            Some(netns) => {
+                let mut command = Command::new(programs::find("nsenter")?);
+                command.arg(format!("--net={}", netns.display())).arg("--").arg(self.bin.join("gantryd"));
+                command
+            }
+            None => Command::new(self.bin.join("gantryd")),
+        };
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
         }

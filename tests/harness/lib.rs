@@ -5,6 +5,7 @@
 
 pub mod census;
 pub mod containerd;
+pub mod cri;
 pub mod emulator;
 pub mod gantryd;
 pub mod image;
@@ -14,6 +15,7 @@ pub mod run;
 
 pub use census::Census;
 pub use containerd::Containerd;
+pub use cri::Node;
 pub use gantryd::Gantryd;
 pub use registry::Registry;
 pub use run::{Ran, eventually, run};

@@ -1,0 +1,12 @@
+//! Pods and containers through the generated client, as a kubelet asks for them: one file for each subject.
+
+mod container;
+mod images;
+mod input;
+mod logs;
+mod network;
+mod node;
+mod pods;
+mod recovery;
+mod rig;
+mod security;
