@@ -45,7 +45,7 @@ fn host() -> (tempfile::TempDir, Cgroup) {
             ("memory.max", "8192\n"),
             ("memory.swap.max", "max\n"),
             ("memory.peak", "5000\n"),
-            ("memory.events", "low 0\nhigh 1\nmax 2\noom 3\noom_kill 4\n"),
+            ("memory.events", "low 0\nhigh 1\nmax 2\noom 3\noom_kill 4\noom_group_kill 5\n"),
             ("io.stat", "8:0 rbytes=10 wbytes=20 rios=3 wios=4 dbytes=0 dios=0\n"),
             ("rdma.current", "mlx4_0 hca_handle=2 hca_object=2000\n"),
             ("rdma.max", "mlx4_0 hca_handle=3 hca_object=max\n"),
@@ -74,7 +74,8 @@ fn every_figure_of_the_files_is_reported() {
     let memory = metrics.memory.unwrap();
     assert_eq!((memory.anon, memory.file, memory.shmem, memory.workingset_refault, memory.pgfault), (1, 2, 3, 9, 6));
     assert_eq!((memory.usage, memory.usage_limit, memory.swap_limit, memory.max_usage), (4096, 8192, u64::MAX, 5000));
-    assert_eq!(metrics.memory_events, Some(v2::MemoryEvents { low: 0, high: 1, max: 2, oom: 3, oom_kill: 4 }));
+    let events = v2::MemoryEvents { low: 0, high: 1, max: 2, oom: 3, oom_kill: 4, oom_group_kill: 5 };
+    assert_eq!(metrics.memory_events, Some(events));
     let entry = v2::IoEntry { major: 8, minor: 0, rbytes: 10, wbytes: 20, rios: 3, wios: 4 };
     assert_eq!(metrics.io, Some(v2::Io { usage: vec![entry], psi: None }));
     let rdma = |hca_objects, hca_handles| vec![v1::RdmaEntry { device: "mlx4_0".to_owned(), hca_handles, hca_objects }];

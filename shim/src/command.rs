@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use executor::ExecutorError;
-use executor::cgroup::{CgroupError, Metrics};
+use executor::cgroup::CgroupError;
 use model::error::{Classify, Kind};
 use model::task::{Exit, Pid};
 use model::{ContainerId, ExecId, Mount};
@@ -15,6 +15,7 @@ use crate::io::{StdioError, Streams};
 use crate::rootfs::RootfsError;
 use crate::runtime::RuntimeError;
 use crate::spec::SpecError;
+use crate::usage::Usage;
 
 /// A process: the init of a container, or one that was added to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,7 +223,7 @@ pub(crate) enum Answer {
     /// The processes of a container, those that were added with their names.
     Pids(Vec<(Pid, Option<String>)>),
     /// What it uses.
-    Stats(Metrics),
+    Stats(Box<Usage>),
     /// Who we are.
     Connected {
         /// Our pid.
@@ -235,7 +236,7 @@ pub(crate) enum Answer {
     /// What this machine can run.
     Platform,
     /// What the sandbox uses, if it has a process.
-    SandboxMetrics(String, Option<Box<Metrics>>),
+    SandboxMetrics(String, Option<Box<Usage>>),
 }
 
 /// How a process is.

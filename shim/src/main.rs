@@ -33,6 +33,7 @@ mod stats;
 mod sys;
 mod trace;
 mod ttrpc;
+mod usage;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -1,22 +1,43 @@
-//! What the executor reads from a cgroup, as the message that clients expect. Field by field, no arithmetic.
+//! What is known of a container's use, as the message that clients expect. Field by field, no arithmetic.
 
-use executor::cgroup::{self, Metrics, v1, v2};
+use executor::cgroup::{Metrics, v1, v2};
 use prost_types::Any;
 use proto::cgroups as wire;
 
-/// Packs the figures under the name that tells the version of cgroups.
-pub(crate) fn to_wire(metrics: &Metrics) -> Any {
-    match metrics {
-        Metrics::V1(metrics) => proto::any::pack(&of_v1(metrics)),
-        cgroup::Metrics::V2(metrics) => proto::any::pack(&of_v2(metrics)),
-    }
-}
+use crate::usage::Usage;
 
 /// Copies fields of the same name.
 macro_rules! copy {
     ($from:expr => $($to:ident)::+ { $($field:ident),* $(,)? $(; $($rest:tt)*)? }) => {
         $($to)::+ { $($field: $from.$field.clone(),)* $($($rest)*)? }
     };
+}
+
+/// One network interface; both versions have the same fields.
+macro_rules! network {
+    ($($version:ident)::+, $from:expr) => {
+        copy!($from => $($version)::+::NetworkStat {
+            name, rx_bytes, rx_packets, rx_errors, rx_dropped, tx_bytes, tx_packets, tx_errors, tx_dropped
+        })
+    };
+}
+
+/// Packs the figures under the name that tells the version of cgroups.
+pub(crate) fn to_wire(usage: &Usage) -> Any {
+    let network = &usage.network;
+    match &usage.metrics {
+        Metrics::V1(metrics) => proto::any::pack(&wire::v1::Metrics {
+            network: network.iter().map(|n| network!(wire::v1, n)).collect(),
+            cgroup_stats: Some(copy!(usage.tasks => wire::v1::CgroupStats {
+                nr_sleeping, nr_running, nr_stopped, nr_uninterruptible; nr_io_wait: 0
+            })),
+            ..of_v1(metrics)
+        }),
+        Metrics::V2(metrics) => proto::any::pack(&wire::v2::Metrics {
+            network: network.iter().map(|n| network!(wire::v2, n)).collect(),
+            ..of_v2(metrics)
+        }),
+    }
 }
 
 fn of_v1(m: &v1::Metrics) -> wire::v1::Metrics {
@@ -111,7 +132,7 @@ fn of_v2(m: &v2::Metrics) -> wire::v2::Metrics {
         memory_events: m
             .memory_events
             .as_ref()
-            .map(|e| copy!(e => wire::v2::MemoryEvents { low, high, max, oom, oom_kill; ..Default::default() })),
+            .map(|e| copy!(e => wire::v2::MemoryEvents { low, high, max, oom, oom_kill, oom_group_kill })),
         ..Default::default()
     }
 }
@@ -141,6 +162,7 @@ fn psi(psi: &Option<v2::Psi>) -> Option<wire::v2::PsiStats> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::usage::{Network, Tasks};
 
     #[test]
     fn the_type_tells_the_version_and_figures_stay() {
@@ -153,13 +175,23 @@ mod tests {
             }),
             ..Default::default()
         };
-        let any = to_wire(&Metrics::V1(Box::new(metrics)));
+        let network = vec![Network { name: "eth0".into(), rx_bytes: 17, tx_dropped: 19, ..Default::default() }];
+        let tasks = Tasks { nr_sleeping: 23, ..Default::default() };
+        let any = to_wire(&Usage { metrics: Metrics::V1(Box::new(metrics)), network: network.clone(), tasks });
         assert_eq!(any.type_url, "io.containerd.cgroups.v1.Metrics");
         let wire: wire::v1::Metrics = proto::any::unpack(&any).unwrap().unwrap();
         assert_eq!(wire.pids.unwrap().current, 3);
         let memory = wire.memory.unwrap();
         assert_eq!((memory.rss, memory.usage.unwrap().usage), (11, 13));
-        let any = to_wire(&Metrics::V2(Box::default()));
+        assert_eq!((wire.network[0].rx_bytes, wire.network[0].tx_dropped), (17, 19));
+        assert_eq!(wire.cgroup_stats.unwrap().nr_sleeping, 23);
+
+        let events = v2::MemoryEvents { oom_group_kill: 29, ..Default::default() };
+        let metrics = v2::Metrics { memory_events: Some(events), ..Default::default() };
+        let any = to_wire(&Usage { metrics: Metrics::V2(Box::new(metrics)), network, tasks });
         assert_eq!(any.type_url, "io.containerd.cgroups.v2.Metrics");
+        let wire: wire::v2::Metrics = proto::any::unpack(&any).unwrap().unwrap();
+        assert_eq!(wire.memory_events.unwrap().oom_group_kill, 29);
+        assert_eq!(wire.network[0].name, "eth0");
     }
 }

@@ -28,7 +28,7 @@ Memory {
     usage: u64, usage_limit: u64, swap_usage: u64, swap_limit: u64, max_usage: u64, swap_max_usage: u64, psi: Option<Psi>,
 } }
 plain! { /// `memory.events`.
-MemoryEvents { low: u64, high: u64, max: u64, oom: u64, oom_kill: u64 } }
+MemoryEvents { low: u64, high: u64, max: u64, oom: u64, oom_kill: u64, oom_group_kill: u64 } }
 plain! { /// `rdma.current`, `rdma.max`.
 Rdma { current: Vec<RdmaEntry>, limit: Vec<RdmaEntry> } }
 plain! { /// One line of `io.stat`.
@@ -130,6 +130,7 @@ fn memory_events(folder: &Path) -> Option<MemoryEvents> {
         max: value("max"),
         oom: value("oom"),
         oom_kill: value("oom_kill"),
+        oom_group_kill: value("oom_group_kill"),
     })
 }
 

@@ -87,12 +87,12 @@ pub(super) fn platform() -> Response {
 }
 
 /// The response to `SandboxMetrics`.
-pub(super) fn metrics(id: &str, metrics: Option<&executor::cgroup::Metrics>) -> Response {
+pub(super) fn metrics(id: &str, usage: Option<&crate::usage::Usage>) -> Response {
     Response::ok(&wire::SandboxMetricsResponse {
         metrics: Some(proto::types::Metric {
             timestamp: Some(std::time::SystemTime::now().into()),
             id: id.to_owned(),
-            data: metrics.map(crate::stats::to_wire),
+            data: usage.map(crate::stats::to_wire),
         }),
     })
 }

@@ -147,9 +147,7 @@ pub(super) fn encode(answer: &Answer, call: Call) -> Response {
             let processes = pids.iter().map(|(pid, exec)| process_info(*pid, exec.as_deref())).collect();
             Response::ok(&wire::PidsResponse { processes })
         }
-        (Answer::Stats(metrics), _) => {
-            Response::ok(&wire::StatsResponse { stats: Some(crate::stats::to_wire(metrics)) })
-        }
+        (Answer::Stats(usage), _) => Response::ok(&wire::StatsResponse { stats: Some(crate::stats::to_wire(usage)) }),
         (Answer::Connected { shim, task }, _) => Response::ok(&wire::ConnectResponse {
             shim_pid: *shim,
             task_pid: *task,

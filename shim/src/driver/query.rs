@@ -6,6 +6,7 @@ use model::task::Pid;
 use super::process::{Container, Number};
 use super::{Caller, Driver};
 use crate::command::{Answer, ProcessState, Refusal, Target};
+use crate::usage::{self, Usage};
 
 impl Driver {
     /// The container of that id, once it was made.
@@ -84,8 +85,14 @@ impl Driver {
     }
 
     pub(super) fn stats(&self, id: &str) -> Result<Answer, Refusal> {
+        Ok(Answer::Stats(Box::new(self.usage(id)?)))
+    }
+
+    pub(super) fn usage(&self, id: &str) -> Result<Usage, Refusal> {
         let container = self.container(id)?;
-        Ok(Answer::Stats(container.cgroup.as_ref().ok_or(Refusal::NoCgroup)?.metrics()?))
+        let cgroup = container.cgroup.as_ref().ok_or(Refusal::NoCgroup)?;
+        let init = self.processes.get(&container.init).filter(|init| init.is_alive()).map(|init| init.pid);
+        Ok(usage::read(cgroup, init)?)
     }
 
     pub(super) fn connect(&self, id: &str) -> Answer {

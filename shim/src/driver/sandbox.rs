@@ -61,12 +61,8 @@ impl Driver {
             }
             SandboxCommand::Metrics(id) => {
                 let has_process = self.known(&id)?.has_process;
-                let cgroup = self.containers.get(&id).and_then(|container| container.cgroup.as_ref());
-                let metrics = match cgroup.filter(|_| has_process) {
-                    Some(cgroup) => Some(Box::new(cgroup.metrics()?)),
-                    None => None,
-                };
-                self.answer(caller, &Answer::SandboxMetrics(id, metrics));
+                let usage = if has_process { Some(Box::new(self.usage(&id)?)) } else { None };
+                self.answer(caller, &Answer::SandboxMetrics(id, usage));
                 Ok(())
             }
         }

@@ -123,7 +123,10 @@ fn pause_resume_pids_stats_and_update() {
         let stats: wire::StatsResponse = client.call("Stats", &wire::StatsRequest { id: id.clone() }).unwrap();
         let stats = stats.stats.unwrap();
         if stats.type_url == "io.containerd.cgroups.v1.Metrics" {
-            let memory = Metrics::decode(stats.value.as_slice()).unwrap().memory.unwrap();
+            let metrics = Metrics::decode(stats.value.as_slice()).unwrap();
+            let tasks = metrics.cgroup_stats.unwrap();
+            assert_eq!(tasks.nr_sleeping + tasks.nr_running, 1, "{executor}");
+            let memory = metrics.memory.unwrap();
             let usage = memory.usage.unwrap();
             assert_eq!(usage.limit, 64 << 20);
             assert!(usage.usage > 0);
