@@ -391,6 +391,14 @@ struct Opened {
 
 fn open_folders(config: &Config) -> Result<Opened, StartError> {
     let home = Home::open(config)?;
+    let options = store_options(config);
+    let store = rescue::open(&home.metadata(), options, config)?;
+    let blobs = BlobStore::open(&home.content())?;
+    let (drivers, told) = open_drivers(config, &home, &store);
+    Ok(Opened { home, store, blobs, drivers, told })
+}
+
+fn store_options(config: &Config) -> store::Options {
     let engine = match config.engine {
         Engine::Sled => store::Engine::Sled,
         Engine::Redb => store::Engine::Redb,
@@ -399,10 +407,7 @@ fn open_folders(config: &Config) -> Result<Opened, StartError> {
     if let Some(limit) = config.timeout("io.containerd.timeout.bolt.open") {
         options.open_limit = limit;
     }
-    let store = rescue::open(&home.metadata(), options, config)?;
-    let blobs = BlobStore::open(&home.content())?;
-    let (drivers, told) = open_drivers(config, &home, &store);
-    Ok(Opened { home, store, blobs, drivers, told })
+    options
 }
 
 /// Opens the snapshot drivers that are not switched off. One that this machine cannot run is left out, and clients are told why.
@@ -452,6 +457,17 @@ fn open_drivers(config: &Config, home: &Home, store: &Store) -> (Drivers, Vec<Dr
         }
     }
     (drivers, told)
+}
+
+/// Opens the store of a daemon that does not run, and gives its root folder. Nobody else can open it while this process lives.
+///
+/// # Errors
+/// A daemon runs, or the folders cannot be used.
+pub fn open_store(config: &Config) -> Result<(std::path::PathBuf, Store), StartError> {
+    let home = Home::open(config)?;
+    let store = rescue::open(&home.metadata(), store_options(config), config)?;
+    std::mem::forget(home);
+    Ok((config.root.clone(), store))
 }
 
 /// Opens the folders of a daemon that does not run, to be examined.

@@ -117,11 +117,7 @@ impl<'a> Found<'a> {
     }
 
     /// With a remedy that is safe.
-    fn mended_by(
-        mut self,
-        remedy: impl Into<String>,
-        mend: impl FnMut() -> Result<String, String> + 'a,
-    ) -> Self {
+    fn mended_by(mut self, remedy: impl Into<String>, mend: impl FnMut() -> Result<String, String> + 'a) -> Self {
         self.mend = Some((remedy.into(), Box::new(mend)));
         self
     }

@@ -20,6 +20,7 @@ pub mod images;
 pub mod journal;
 pub mod limits;
 pub mod meta;
+pub mod migrate;
 pub mod mounts;
 pub mod namespaces;
 pub mod plugins;

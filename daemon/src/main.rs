@@ -9,7 +9,7 @@ use daemon::api::version;
 use daemon::app::App;
 use daemon::args::{Args, Command, DEFAULT_FILE, Which};
 use daemon::config::{Config, Document, Format, Overrides};
-use daemon::{doctor, limits, publish, signals};
+use daemon::{doctor, limits, migrate, publish, signals};
 use proto::gantry::v1::ExamineRequest;
 use proto::gantry::v1::examine_response::What;
 use tracing::warn;
@@ -52,6 +52,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
             Ok(runtime.block_on(publish::run(&address, namespace.clone(), topic.clone()))?)
         }
         Some(Command::Doctor { verify, repair, json }) => examine(configure(args)?, *verify, *repair, *json),
+        Some(Command::Migrate { from, dry_run, undo }) => take_over(configure(args)?, from, *dry_run, *undo),
         None => serve(configure(args)?),
     }
 }
@@ -102,6 +103,33 @@ fn examine(config: Config, verify: bool, repair: bool, json: bool) -> anyhow::Re
     });
     drop(stopped);
     anyhow::ensure!(!unwell, "there are findings");
+    Ok(())
+}
+
+/// Takes over the folders of a containerd, or takes that back.
+fn take_over(config: Config, from: &std::path::Path, dry_run: bool, undo: bool) -> anyhow::Result<()> {
+    start_log(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+    let _inside = runtime.enter();
+    let (root, store) = daemon::app::open_store(&config)?;
+    if undo {
+        for line in migrate::undo(&root, &store)? {
+            println!("{line}");
+        }
+        return Ok(());
+    }
+    let plan = migrate::migrate(from, &root, &store, dry_run)?;
+    for line in &plan.left_out {
+        println!("left out: {line}");
+    }
+    let verb = if dry_run { "to take over" } else { "taken over" };
+    println!(
+        "{verb}: {} namespaces, {} images, {} blobs ({} bytes), {} snapshots, {} containers, {} leases",
+        plan.namespaces, plan.images, plan.blobs, plan.bytes, plan.snapshots, plan.containers, plan.leases
+    );
+    if !dry_run {
+        println!("files: {} by shared blocks, {} by links, {} copied", plan.shared, plan.linked, plan.copied);
+    }
     Ok(())
 }
 

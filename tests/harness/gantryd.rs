@@ -229,6 +229,17 @@ impl Gantryd {
         run(&self.bin.join("gantry"), &self.gantry_arguments(arguments))
     }
 
+    /// Runs the daemon's own program with its folders and another command than serving.
+    ///
+    /// # Errors
+    /// When it cannot be started or hangs.
+    pub fn gantryd(&self, arguments: &[&str]) -> anyhow::Result<Ran> {
+        let (root, state) = (self.root().display().to_string(), self.state().display().to_string());
+        let mut all = vec!["--root", &root, "--state", &state];
+        all.extend(arguments);
+        run(&self.bin.join("gantryd"), &all)
+    }
+
     /// A command of ours against it, to be started by the caller.
     pub fn gantry_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.bin.join("gantry"));

@@ -84,15 +84,25 @@ pub(crate) async fn run(client: &Client, arguments: &Arguments, format: Format) 
         }));
     } else {
         let owner = |name: &str| if name.is_empty() { "(nobody)".to_owned() } else { name.to_owned() };
-        output::rows(format, &["PATH", "SIZE", "FILES", "OWNER"], &Rows::of(&accounts, |account| {
-            let size = output::size(i64::try_from(account.bytes).unwrap_or(i64::MAX));
-            vec![account.path.clone(), size, account.files.to_string(), owner(&account.owner)]
-        }), Clone::clone);
+        output::rows(
+            format,
+            &["PATH", "SIZE", "FILES", "OWNER"],
+            &Rows::of(&accounts, |account| {
+                let size = output::size(i64::try_from(account.bytes).unwrap_or(i64::MAX));
+                vec![account.path.clone(), size, account.files.to_string(), owner(&account.owner)]
+            }),
+            Clone::clone,
+        );
         if !resources.is_empty() {
             output::line("");
-            output::rows(format, &["KIND", "NAME", "OWNER"], &Rows::of(&resources, |resource| {
-                vec![resource.kind.clone(), resource.name.clone(), owner(&resource.owner)]
-            }), Clone::clone);
+            output::rows(
+                format,
+                &["KIND", "NAME", "OWNER"],
+                &Rows::of(&resources, |resource| {
+                    vec![resource.kind.clone(), resource.name.clone(), owner(&resource.owner)]
+                }),
+                Clone::clone,
+            );
         }
         output::line("");
         for finding in &findings {
@@ -104,12 +114,14 @@ pub(crate) async fn run(client: &Client, arguments: &Arguments, format: Format) 
                 (done, _) => output::line(&format!("    repair: {done}")),
             }
         }
-        let verified =
-            if arguments.verify { format!("; {} blobs verified", summary.verified) } else { String::new() };
+        let verified = if arguments.verify { format!("; {} blobs verified", summary.verified) } else { String::new() };
         let size = |bytes: u64| output::size(i64::try_from(bytes).unwrap_or(i64::MAX));
         output::line(&format!(
             "{} findings, {} repaired; {} of {} have an owner{verified}",
-            summary.findings, summary.repaired, size(summary.owned_bytes), size(summary.bytes)
+            summary.findings,
+            summary.repaired,
+            size(summary.owned_bytes),
+            size(summary.bytes)
         ));
     }
     Ok(if summary.findings > summary.repaired { UNWELL } else { 0 })

@@ -64,7 +64,8 @@ pub(super) fn look(doctor: &Doctor, report: &mut Report<'_>) -> Flow {
 
 /// What was moved out of the way is nobody's any more, but known.
 fn aside(name: &str) -> Option<&'static str> {
-    (name.contains(".aside-") || name == "aside").then_some("moved aside by the daemon or the doctor; to be looked at and removed by a person")
+    (name.contains(".aside-") || name == "aside")
+        .then_some("moved aside by the daemon or the doctor; to be looked at and removed by a person")
 }
 
 /// Each entry of a folder.

@@ -38,7 +38,8 @@ fn mounts(doctor: &Doctor, report: &mut Report<'_>) -> Flow {
         let kind = line.split(" - ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
         let below = |top: &Path| point.strip_prefix(top).ok().map(Path::to_owned);
         if let Some(rest) = below(&state.join(BUNDLES)) {
-            let task: Vec<_> = rest.components().take(2).map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
+            let task: Vec<_> =
+                rest.components().take(2).map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
             let task = task.join("/");
             let is_owned = tasks.as_ref().is_none_or(|tasks| tasks.contains(&task));
             report.resource("mount", point.display(), if is_owned { format!("task {task}") } else { String::new() })?;
@@ -50,7 +51,8 @@ fn mounts(doctor: &Doctor, report: &mut Report<'_>) -> Flow {
             let owner = netns_owner(doctor, &point);
             report.resource("netns", point.display(), owner.clone().unwrap_or_default())?;
             if owner.is_none() {
-                let sentence = "No pod and no container names this network namespace; its addresses may still be taken.";
+                let sentence =
+                    "No pod and no container names this network namespace; its addresses may still be taken.";
                 report.finding(Found::new(Kind::Orphaned, point.display(), sentence))?;
             }
         } else if let Some(rest) = below(&root.join("snapshots")) {
@@ -89,9 +91,7 @@ fn unescape(text: &str) -> PathBuf {
 /// The pod or container whose records name a network namespace.
 fn netns_owner(doctor: &Doctor, path: &Path) -> Option<String> {
     let wanted = path.display().to_string();
-    let names = |any: &store::record::Any| {
-        any.value.windows(wanted.len()).any(|window| window == wanted.as_bytes())
-    };
+    let names = |any: &store::record::Any| any.value.windows(wanted.len()).any(|window| window == wanted.as_bytes());
     let read = doctor.store.read();
     let shown = |key: &[u8]| store::key_parts(key).map(|parts| parts.join("/")).unwrap_or_default();
     for (key, record) in read.scan(&tables::SANDBOXES, b"").unwrap_or_default() {
@@ -115,7 +115,8 @@ struct ShimProcess {
 
 /// The shims of this daemon: processes that were told its address.
 fn running_shims(doctor: &Doctor) -> Vec<ShimProcess> {
-    let addresses = [&doctor.config.grpc.socket.address, &doctor.config.ttrpc.address].map(|path| path.display().to_string());
+    let addresses =
+        [&doctor.config.grpc.socket.address, &doctor.config.ttrpc.address].map(|path| path.display().to_string());
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
@@ -220,10 +221,13 @@ fn cgroups(doctor: &Doctor, report: &mut Report<'_>) -> Flow {
             }
             let sentence = format!("The empty cgroup of container {name} is left over: it has no task.");
             let found = Found::new(Kind::Orphaned, folder.display(), sentence);
-            report.finding(found.mended_by("remove the cgroup, which the kernel allows only while it is empty", || {
-                fs::remove_dir(&folder).map_err(|error| error.to_string())?;
-                Ok("removed".to_owned())
-            }))?;
+            report.finding(found.mended_by(
+                "remove the cgroup, which the kernel allows only while it is empty",
+                || {
+                    fs::remove_dir(&folder).map_err(|error| error.to_string())?;
+                    Ok("removed".to_owned())
+                },
+            ))?;
         }
     }
     Flow::Continue(())
@@ -251,7 +255,9 @@ fn wedged(doctor: &Doctor, report: &mut Report<'_>) -> Flow {
         for process in runtime.block_on(tasks.list(&namespace)) {
             if process.status() == proto::process::Status::Unknown {
                 let name = format!("task {namespace}/{}", process.id);
-                let sentence = format!("The shim of {name} does not answer; the container may still run, but cannot be controlled.");
+                let sentence = format!(
+                    "The shim of {name} does not answer; the container may still run, but cannot be controlled."
+                );
                 report.finding(Found::new(Kind::Wedged, name, sentence))?;
             }
         }

@@ -40,7 +40,8 @@ pub(super) fn look(doctor: &Doctor, report: &mut Report<'_>) -> Flow {
 fn explain(doctor: &Doctor, finding: Finding) -> Found<'_> {
     match finding {
         Finding::Unreadable { error } => {
-            let sentence = "The record cannot be read; what it was about is lost, everything else is not touched by it.";
+            let sentence =
+                "The record cannot be read; what it was about is lost, everything else is not touched by it.";
             Found::new(Kind::Unreadable, error, sentence)
         }
         Finding::MissingBlob { namespace, digest, found, .. } => {
@@ -101,7 +102,8 @@ pub(super) fn verify(doctor: &Doctor, report: &mut Report<'_>) -> Flow {
             Ok(Some(found)) if found == digest => report.summary.verified += 1,
             Ok(Some(found)) => {
                 report.summary.verified += 1;
-                let sentence = format!("The bytes of content {digest} hash to {found}: the disk changed them, or somebody did.");
+                let sentence =
+                    format!("The bytes of content {digest} hash to {found}: the disk changed them, or somebody did.");
                 let found = Found::new(Kind::Corrupt, doctor.blobs.path(&digest).display(), sentence);
                 let found = if is_leaf(doctor, &digest) {
                     let remedy = "move the file aside and forget it, so that the next pull fetches it again";

@@ -47,7 +47,10 @@ pub fn open(dir: &Path, options: Options, config: &Config) -> Result<Store, Open
             Store::open(dir, options)
         }
         Err(failed) if failed.may_move_aside() => {
-            error!(error = &failed as &dyn std::error::Error, "METADATA CANNOT BE OPENED, it is moved aside and begun anew");
+            error!(
+                error = &failed as &dyn std::error::Error,
+                "METADATA CANNOT BE OPENED, it is moved aside and begun anew"
+            );
             let moved = move_all_aside(dir, &config.root);
             match moved {
                 Ok(moved) => {
@@ -110,7 +113,11 @@ fn rebuild(store: &Store, config: &Config) -> Result<Rebuilt, StoreError> {
         let batch = found.split_off(found.len().saturating_sub(AT_A_TIME));
         rebuilt.blobs += batch.len();
         store.write(move |tx| {
-            tx.put(&tables::NAMESPACES, &key(&[RECOVERED])?, &NamespaceRecord { labels: Labels::new(), created_at: now })?;
+            tx.put(
+                &tables::NAMESPACES,
+                &key(&[RECOVERED])?,
+                &NamespaceRecord { labels: Labels::new(), created_at: now },
+            )?;
             for blob in batch {
                 let labels = Labels::from([("containerd.io/gc.root".to_owned(), "recovered".to_owned())]);
                 let record = ContentRecord { size: blob.size, labels, created_at: now, updated_at: now };
@@ -187,7 +194,7 @@ mod tests {
         let of = IngestKey { namespace: Namespace::new("a").unwrap(), reference: "r".into() };
         let mut ingest = blobs.ingest(&of, 0, None).unwrap();
         ingest.write(b"bytes").unwrap();
-        ingest.commit(0, None).unwrap();
+        ingest.commit(None, None).unwrap();
         let layer = config.root.join("snapshots/overlayfs/snapshots/1/fs");
         fs::create_dir_all(&layer).unwrap();
         let bundle = config.state.join("io.containerd.runtime.v2.task/ns/c");

@@ -31,7 +31,7 @@ impl Rig {
         let of = IngestKey { namespace: Namespace::new("n").unwrap(), reference: "r".into() };
         let mut ingest = self.doctor.blobs.ingest(&of, 0, None).unwrap();
         ingest.write(bytes).unwrap();
-        ingest.commit(0, None).unwrap();
+        ingest.commit(None, None).unwrap();
         let digest = Digest::sha256(bytes);
         let now = std::time::SystemTime::now();
         let labels: Labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();

@@ -165,7 +165,12 @@ mod tests {
     #[test]
     fn labels_name_the_layer_and_those_above_as_far_as_they_fit() {
         let layers: Vec<Descriptor> = (0..100u8)
-            .map(|n| Descriptor { media_type: "x".into(), digest: Digest::sha256(&[n]), size: 1, annotations: Default::default() })
+            .map(|n| Descriptor {
+                media_type: "x".into(),
+                digest: Digest::sha256(&[n]),
+                size: 1,
+                annotations: Default::default(),
+            })
             .collect();
         let labels = labels(&Digest::sha256(b"chain"), "example/image:1", &layers);
         assert_eq!(labels[LABEL_LAYER], layers[0].digest.as_str());

@@ -42,9 +42,8 @@ impl FromStr for Cursor {
 
     fn from_str(text: &str) -> Result<Self, JournalError> {
         let parts = text.rsplit_once('.').filter(|(journal, _)| !journal.is_empty());
-        let cursor = parts.and_then(|(journal, number)| {
-            Some(Self { journal: journal.to_owned(), number: number.parse().ok()? })
-        });
+        let cursor = parts
+            .and_then(|(journal, number)| Some(Self { journal: journal.to_owned(), number: number.parse().ok()? }));
         cursor.ok_or_else(|| JournalError::Cursor { text: text.chars().take(100).collect() })
     }
 }
@@ -209,7 +208,8 @@ impl Journal {
             number += 1;
             match (items.last_mut(), &what) {
                 (Some(Item { what: What::Gap(Gap::Expired(so_far)), cursor: last }), What::Gap(Gap::Expired(more)))
-                | (Some(Item { what: What::Gap(Gap::Damaged(so_far)), cursor: last }), What::Gap(Gap::Damaged(more))) => {
+                | (Some(Item { what: What::Gap(Gap::Damaged(so_far)), cursor: last }), What::Gap(Gap::Damaged(more))) =>
+                {
                     *so_far += more;
                     *last = cursor;
                 }

@@ -91,11 +91,8 @@ impl Snapshots {
     }
 
     fn info(&self, info: Option<wire::Info>) -> Result<SnapshotInfo, SnapshotError> {
-        let malformed = |message: String| SnapshotError::Plugin {
-            snapshotter: self.name.clone(),
-            kind: Kind::Internal,
-            message,
-        };
+        let malformed =
+            |message: String| SnapshotError::Plugin { snapshotter: self.name.clone(), kind: Kind::Internal, message };
         let info = info.ok_or_else(|| malformed("it answered without a snapshot".to_owned()))?;
         SnapshotInfo::try_from(with_times(info)).map_err(|error| malformed(error.to_string()))
     }

@@ -67,7 +67,10 @@ fn life(proxy: &dyn Snapshotter) {
     assert!(matches!(proxy.stat("ns/1/b"), Err(SnapshotError::NotFound { .. })));
     proxy.commit("ns/2/base", "ns/1/a", &labels, None).unwrap();
     let info = proxy.stat("ns/2/base").unwrap();
-    assert_eq!((info.kind, info.labels.get("containerd.io/snapshot/x").map(String::as_str)), (SnapshotKind::Committed, Some("y")));
+    assert_eq!(
+        (info.kind, info.labels.get("containerd.io/snapshot/x").map(String::as_str)),
+        (SnapshotKind::Committed, Some("y"))
+    );
     proxy.view("ns/3/look", Some("ns/2/base"), &Labels::new()).unwrap();
     let mask = LabelMask::Keys(["k".to_owned()].into());
     let update = Update { name: "ns/3/look".into(), labels: Labels::from([("k".into(), "v".into())]), mask };
