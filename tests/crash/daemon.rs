@@ -21,9 +21,22 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts it on the root and state below `folder`; it does not serve yet.
     pub(crate) fn spawn(folder: &Path) -> anyhow::Result<Self> {
+        Self::spawn_with(folder, None)
+    }
+
+    /// Starts it, to end as if it were killed when it comes to `point` for the nth time (`name:n`).
+    pub(crate) fn spawn_until(folder: &Path, point: &str) -> anyhow::Result<Self> {
+        Self::spawn_with(folder, Some(point))
+    }
+
+    fn spawn_with(folder: &Path, point: Option<&str>) -> anyhow::Result<Self> {
         // Only the log of the last life is of interest.
         let log = std::fs::File::create(folder.join("log"))?;
-        let child = Command::new(harness::programs::gantry_bin()?.join("gantryd"))
+        let mut command = Command::new(harness::programs::gantry_bin()?.join("gantryd"));
+        if let Some(point) = point {
+            command.env("GANTRY_FAILPOINT", point);
+        }
+        let child = command
             .arg("--address")
             .arg(folder.join("s.sock"))
             .arg("--root")
@@ -52,6 +65,18 @@ impl Daemon {
             let ended = self.child.try_wait()?;
             ensure!(ended.is_none(), "gantryd ended: {ended:?}");
             ensure!(Instant::now() < limit, "gantryd does not serve: {error:#}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ended(&mut self, limit: Duration) -> anyhow::Result<std::process::ExitStatus> {
+        let limit = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(Instant::now() < limit, "it has not ended");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

@@ -5,6 +5,8 @@
 
 mod daemon;
 mod ledger;
+mod points;
+mod tasks;
 mod work;
 
 use std::collections::BTreeSet;
@@ -64,7 +66,7 @@ async fn what_was_acknowledged_survives() -> anyhow::Result<()> {
 }
 
 /// What is on disk fits together, and after a collection nothing is left over, down to the folders of the snapshots.
-fn sound(daemon: &Daemon) -> anyhow::Result<()> {
+pub(crate) fn sound(daemon: &Daemon) -> anyhow::Result<()> {
     let store = store::Store::open(&daemon.root().join("meta"), store::Options::default())?;
     let blobs = store::blob::BlobStore::open(&daemon.root().join("content"))?;
     let findings: Vec<_> = check(&store.read(), &blobs)?.iter().map(ToString::to_string).collect();

@@ -23,6 +23,9 @@ use crate::ledger::{Kind, Ledger, Thing};
 
 const SNAPSHOTTER: &str = "overlayfs";
 
+/// How long the workers may take to come to a point.
+const POINT_LIMIT: Duration = Duration::from_secs(60);
+
 /// A client. It never uses a name twice, so that nothing is in its way that an earlier life left.
 pub(crate) struct Worker {
     number: u64,
@@ -62,6 +65,27 @@ pub(crate) async fn until_killed(
     };
     let (worked, killed) = tokio::join!(futures_util::future::join_all(work), kill);
     killed?;
+    worked.into_iter().collect()
+}
+
+/// Lets the workers work until the daemon has ended at the point it was started for. Each of them notices.
+pub(crate) async fn until_ended(workers: &mut [Worker], daemon: &mut Daemon, ledger: &Ledger) -> anyhow::Result<()> {
+    let address = daemon.address();
+    let work = workers.iter_mut().map(|worker| {
+        let address = &address;
+        async move {
+            let Ok(client) = Client::connect(address, Namespace::new(worker.namespace())?).await else { return Ok(()) };
+            loop {
+                worker.round += 1;
+                if worker.round(&client, ledger).await.is_err() {
+                    return anyhow::Ok(());
+                }
+            }
+        }
+    });
+    let (worked, ended) = tokio::join!(futures_util::future::join_all(work), daemon.ended(POINT_LIMIT));
+    let status = ended.context("the point was not reached")?;
+    anyhow::ensure!(std::os::unix::process::ExitStatusExt::signal(&status) == Some(9), "gantryd ended with {status}");
     worked.into_iter().collect()
 }
 

@@ -13,6 +13,7 @@
 //! All folders at once, and nobody waits longer than the time limit for loading: what is not finished by then goes on in the
 //! background, its id taken until it is.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,13 +28,15 @@ use proto::convert::time;
 use proto::events::TaskExit;
 use proto::process::Status;
 use proto::task::v3::{KillRequest, StateRequest, StateResponse};
+use proto::types::Envelope;
 use tracing::{debug, info, warn};
 
 use super::bundle::{Bundle, remove_tree};
 use super::end::{EXIT_TOPIC, Remains};
+use super::outbox::Outgoing;
 use super::record::{Bootstrap, PublishedExit, read_binary, read_journal};
 use super::registry::{Key, Reservation};
-use super::service::Inner;
+use super::service::{Inner, init_exit};
 use super::task::Task;
 use super::unmount::unmount_below;
 use crate::blocking;
@@ -87,15 +90,19 @@ impl Inner {
         let keys = blocking::run(move || sweep(&settings.bundles(), &settings.works())).await;
         // First, so that a task that is taken over finds the sandbox that it belongs to.
         self.recover_sandboxes().await;
-        if !keys.is_empty() {
+        let outbox = self.outbox.clone();
+        let left = blocking::run(move || outbox.left()).await;
+        if !keys.is_empty() || !left.is_empty() {
             self.outbox.hold(&self.tracker, self.stop.clone());
         }
+        let told = Arc::new(self.tell_again(left).await);
         let mut waiting: Vec<String> = keys.iter().map(name).collect();
         let mut all: FuturesUnordered<_> = keys
             .into_iter()
             .map(|key| {
                 let name = name(&key);
-                let work = self.tracker.spawn(self.clone().adopt(key));
+                let told = told.get(&key).copied();
+                let work = self.tracker.spawn(self.clone().adopt(key, told));
                 async move { (name, work.await) }
             })
             .collect();
@@ -124,14 +131,32 @@ impl Inner {
         recovery
     }
 
-    async fn adopt(self: Arc<Self>, key: Key) -> Found {
+    /// Says what the last daemon held when it was killed. Answers with the ends of tasks among it, which are not to be told by us
+    /// as well.
+    async fn tell_again(&self, left: Vec<(PathBuf, Envelope)>) -> HashMap<Key, PublishedExit> {
+        let mut told = HashMap::new();
+        for (file, envelope) in left {
+            let record = init_exit(&envelope).map(|(key, exit)| {
+                let bundle = Bundle::of(&self.settings, &key.namespace, &key.id).path;
+                told.insert(key, exit);
+                (bundle, exit)
+            });
+            if let Err(error) = self.outbox.send_again(Outgoing { envelope, record }, file).await {
+                warn!(error = error.wire_message(), "dropped a malformed event that was kept");
+            }
+        }
+        told
+    }
+
+    async fn adopt(self: Arc<Self>, key: Key, told: Option<PublishedExit>) -> Found {
         let Ok(reservation) = self.registry.reserve(&key).await else {
             // Nobody else works before we are done; said for completeness.
             return Found::Removed;
         };
         let begun = Instant::now();
         let bundle = Bundle::of(&self.settings, &key.namespace, &key.id);
-        let papers = blocking::run(move || read_papers(bundle)).await;
+        let mut papers = blocking::run(move || read_papers(bundle)).await;
+        papers.published = papers.published.or(told);
         let log = self.copy_log(&key, &papers.bundle);
         let Some(bootstrap) = &papers.bootstrap else {
             if let Some(binary) = &papers.binary

@@ -113,7 +113,7 @@ impl Tasks {
     pub fn new(settings: Settings, store: Store, bus: Bus, tracker: TaskTracker, stop: CancellationToken) -> Self {
         let settings = Arc::new(settings);
         let launcher = Launcher::new(settings.clone(), tracker.clone(), stop.clone());
-        let outbox = Outbox::new(bus);
+        let outbox = Outbox::new(bus, settings.untold());
         let (registry, sandboxes) = (Registry::default(), Registry::default());
         Self { inner: Arc::new(Inner { settings, store, registry, sandboxes, launcher, outbox, tracker, stop }) }
     }
@@ -490,7 +490,7 @@ impl Sink for Tasks {
     async fn take(&self, envelope: Envelope) -> Result<(), Failure> {
         let mut record = None;
         if envelope.topic == EXIT_TOPIC
-            && let Some((task, exit)) = self.init_exit(&envelope)
+            && let Some((task, exit)) = self.ended(&envelope)
         {
             if !task.tell(exit) {
                 debug!(container = %task.key.id, "a shim sent an exit that was told already");
@@ -505,22 +505,23 @@ impl Sink for Tasks {
 
 impl Tasks {
     /// The task whose first process ended, if that is what the event says.
-    fn init_exit(&self, envelope: &Envelope) -> Option<(Arc<Task>, PublishedExit)> {
-        let event: TaskExit = proto::any::unpack(envelope.event.as_ref()?).ok()??;
-        if event.id != event.container_id {
-            return None;
-        }
-        let key = Key {
-            namespace: Namespace::new(envelope.namespace.as_str()).ok()?,
-            id: ContainerId::new(event.container_id).ok()?,
-        };
+    fn ended(&self, envelope: &Envelope) -> Option<(Arc<Task>, PublishedExit)> {
+        let (key, exit) = init_exit(envelope)?;
         let task = self.inner.registry.get_or_leaving(&key)?;
         // A late event of an earlier task of the same name is passed on, but says nothing about this one.
-        if task.pid() != 0 && task.pid() != event.pid {
-            return None;
-        }
-        let at = event.exited_at.and_then(|at| time::from_wire(at).ok()).unwrap_or_else(SystemTime::now);
-        let exit = model::task::Exit { status: event.exit_status, at };
-        Some((task, PublishedExit { pid: event.pid, exit }))
+        (task.pid() == 0 || task.pid() == exit.pid).then_some((task, exit))
     }
+}
+
+/// Whose first process ended, and how, if that is what the event says.
+pub(super) fn init_exit(envelope: &Envelope) -> Option<(Key, PublishedExit)> {
+    let event: TaskExit = proto::any::unpack(envelope.event.as_ref()?).ok()??;
+    if event.id != event.container_id {
+        return None;
+    }
+    let namespace = Namespace::new(envelope.namespace.as_str()).ok()?;
+    let key = Key { namespace, id: ContainerId::new(event.container_id).ok()? };
+    let at = event.exited_at.and_then(|at| time::from_wire(at).ok()).unwrap_or_else(SystemTime::now);
+    let exit = model::task::Exit { status: event.exit_status, at };
+    Some((key, PublishedExit { pid: event.pid, exit }))
 }

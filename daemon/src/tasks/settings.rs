@@ -74,6 +74,11 @@ impl Settings {
         self.state.join(TASKS_FOLDER)
     }
 
+    /// The folder below `state` where ends of tasks are kept until clients were told.
+    pub(super) fn untold(&self) -> PathBuf {
+        self.state.join("gantry.untold")
+    }
+
     /// The folder below `state` that has a folder for each namespace, with a folder for the shim of each sandbox.
     pub(super) fn sandboxes(&self) -> PathBuf {
         self.state.join(SANDBOXES_FOLDER)

@@ -3,7 +3,6 @@
 use std::fs;
 use std::time::Duration;
 
-use model::error::{Classify, Kind};
 use proto::process::Status;
 use proto::services::tasks::v1 as api;
 
@@ -57,9 +56,6 @@ async fn what_is_missing_or_malformed_has_its_code() {
     }
     let error = daemon.tasks.pause(namespace(), "c1").await.unwrap_err();
     assert_eq!((error.kind(), error.wire_message().as_str()), (Kind::NotFound, "task c1 not found"));
-    let checkpoint = CreateTask { checkpoint: Some(Default::default()), ..Default::default() };
-    let error = daemon.tasks.create(namespace(), "c1", checkpoint).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Unimplemented);
     assert_clean(folder.path());
     daemon.end().await;
 }

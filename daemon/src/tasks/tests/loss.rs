@@ -3,7 +3,6 @@
 use std::fs;
 use std::time::Duration;
 
-use model::error::{Classify, Kind};
 use proto::convert::time;
 use proto::services::tasks::v1 as api;
 use proto::types::Envelope;

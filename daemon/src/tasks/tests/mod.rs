@@ -5,10 +5,12 @@ mod lifecycle;
 mod loss;
 mod real;
 mod restart;
+mod sandbox;
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use model::error::{Classify, Kind};
 use model::filter::Filters;
 use model::{ContainerId, Namespace};
 use proto::events::{TaskDelete, TaskExit};
@@ -119,6 +121,11 @@ fn store(folder: &Path) -> Store {
 
 /// Records a container.
 fn record(store: &Store, id: &str, runtime: &str, spec: &[u8]) {
+    record_in(store, id, runtime, spec, "");
+}
+
+/// Records a container that names a sandbox.
+fn record_in(store: &Store, id: &str, runtime: &str, spec: &[u8], sandbox: &str) {
     let at = SystemTime::now();
     let record = ContainerRecord {
         labels: Default::default(),
@@ -128,7 +135,7 @@ fn record(store: &Store, id: &str, runtime: &str, spec: &[u8]) {
         snapshotter: String::new(),
         snapshot_key: String::new(),
         extensions: Default::default(),
-        sandbox: String::new(),
+        sandbox: sandbox.into(),
         created_at: at,
         updated_at: at,
     };

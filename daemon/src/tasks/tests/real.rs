@@ -6,7 +6,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use model::error::{Classify, Kind};
 use proto::process::Status;
 use proto::prost_types::Any;
 use proto::services::tasks::v1 as api;
