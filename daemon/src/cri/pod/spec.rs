@@ -410,32 +410,32 @@ mod tests {
         let mut cases = vec![PodSandboxConfig::default()];
         for change in [
             |c: &mut PodSandboxConfig| c.hostname = "h".repeat(65),
-            |c| c.metadata.as_mut().unwrap().uid.clear(),
-            |c| c.port_mappings = vec![PortMapping { host_port: 65536, ..PortMapping::default() }],
-            |c| c.port_mappings = vec![PortMapping { protocol: 9, ..PortMapping::default() }],
-            |c| c.port_mappings = vec![PortMapping { host_ip: "x".into(), ..PortMapping::default() }],
-            |c| c.dns_config = Some(DnsConfig { servers: vec!["a\nb".into()], ..DnsConfig::default() }),
-            |c| c.linux = Some(LinuxPodSandboxConfig { cgroup_parent: "/a/../b".into(), ..Default::default() }),
-            |c| {
+            |c: &mut PodSandboxConfig| c.metadata.as_mut().unwrap().uid.clear(),
+            |c: &mut PodSandboxConfig| c.port_mappings = vec![PortMapping { host_port: 65536, ..PortMapping::default() }],
+            |c: &mut PodSandboxConfig| c.port_mappings = vec![PortMapping { protocol: 9, ..PortMapping::default() }],
+            |c: &mut PodSandboxConfig| c.port_mappings = vec![PortMapping { host_ip: "x".into(), ..PortMapping::default() }],
+            |c: &mut PodSandboxConfig| c.dns_config = Some(DnsConfig { servers: vec!["a\nb".into()], ..DnsConfig::default() }),
+            |c: &mut PodSandboxConfig| c.linux = Some(LinuxPodSandboxConfig { cgroup_parent: "/a/../b".into(), ..Default::default() }),
+            |c: &mut PodSandboxConfig| {
                 let sysctls = BTreeMap::from([("../x".to_owned(), "1".to_owned())]);
                 c.linux = Some(LinuxPodSandboxConfig { sysctls, ..Default::default() });
             },
-            |c| {
+            |c: &mut PodSandboxConfig| {
                 *c = with(LinuxSandboxSecurityContext {
                     run_as_group: Some(Int64Value { value: 1 }),
                     ..Default::default()
                 })
             },
-            |c| {
+            |c: &mut PodSandboxConfig| {
                 let user = UserNamespace { mode: NamespaceMode::Pod.into(), ..UserNamespace::default() };
                 let options = NamespaceOption { userns_options: Some(user), ..NamespaceOption::default() };
                 *c = with(LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() });
             },
-            |c| {
+            |c: &mut PodSandboxConfig| {
                 let options = NamespaceOption { network: 9, ..NamespaceOption::default() };
                 *c = with(LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() });
             },
-            |c| {
+            |c: &mut PodSandboxConfig| {
                 let profile = SecurityProfile { profile_type: 0, localhost_ref: "x".into() };
                 *c = with(LinuxSandboxSecurityContext { seccomp: Some(profile), ..Default::default() });
             },

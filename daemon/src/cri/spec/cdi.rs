@@ -238,7 +238,9 @@ fn apply(spec: &mut Value, edits: &Edits) -> Result<(), SpecError> {
         let name = line.split_once('=').map(|(name, _)| name).filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| SpecError::invalid(format!("CDI environment {line:?} is not NAME=value")))?;
         let list = list(spec, &["process", "env"])?;
-        let has_name = |known: &Value| known.as_str().and_then(|line| line.split_once('=')).is_some_and(|(other, _)| other == name);
+        let has_name = |known: &Value| {
+            known.as_str().and_then(|line| line.split_once('=')).is_some_and(|(other, _)| other == name)
+        };
         list.retain(|known| !has_name(known));
         list.push(json!(line));
     }
@@ -246,8 +248,7 @@ fn apply(spec: &mut Value, edits: &Edits) -> Result<(), SpecError> {
         add_node(spec, node)?;
     }
     for hook in &edits.hooks {
-        let known =
-            ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+        let known = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
         if !known.contains(&hook.hook_name.as_str()) || !hook.path.starts_with('/') {
             return Err(SpecError::invalid(format!("CDI hook {:?} of {:?}", hook.path, hook.hook_name)));
         }
@@ -312,7 +313,9 @@ fn add_node(spec: &mut Value, node: &Node) -> Result<(), SpecError> {
         (other, _) => return Err(SpecError::unsupported(format!("CDI device node of type {other:?}"))),
     };
     // The user of the container can use what is given to it.
-    let own = |field: &str| spec["process"]["user"][field].as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| *id != 0);
+    let own = |field: &str| {
+        spec["process"]["user"][field].as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| *id != 0)
+    };
     device.uid = node.uid.or_else(|| own("uid")).unwrap_or(device.uid);
     device.gid = node.gid.or_else(|| own("gid")).unwrap_or(device.gid);
     device.mode = node.file_mode.unwrap_or(device.mode);
@@ -415,7 +418,9 @@ mod tests {
     #[test]
     fn later_folders_win_and_doubles_are_unusable() {
         let file = |value: &str| {
-            format!(r#"{{"cdiVersion":"0.5.0","kind":"v.com/x","devices":[{{"name":"0","containerEdits":{{"env":["V={value}"]}}}}]}}"#)
+            format!(
+                r#"{{"cdiVersion":"0.5.0","kind":"v.com/x","devices":[{{"name":"0","containerEdits":{{"env":["V={value}"]}}}}]}}"#
+            )
         };
         let (_folder, paths) = folders(&[("low/a.json", &file("low")), ("high/a.json", &file("high"))]);
         let mut spec = json!({});
@@ -428,8 +433,12 @@ mod tests {
     #[test]
     fn what_is_not_known_or_not_possible_is_refused_by_name() {
         let moved = r#"{"cdiVersion":"1.1.0","kind":"v.com/n","devices":[{"name":"0","containerEdits":{"netDevices":[{"hostInterfaceName":"a"}]}}]}"#;
-        let (_folder, paths) =
-            folders(&[("low/a.json", "{"), ("low/b.yaml", ""), ("low/n.json", moved), ("low/v.json", r#"{"cdiVersion":"9","kind":"v.com/x"}"#)]);
+        let (_folder, paths) = folders(&[
+            ("low/a.json", "{"),
+            ("low/b.yaml", ""),
+            ("low/n.json", moved),
+            ("low/v.json", r#"{"cdiVersion":"9","kind":"v.com/x"}"#),
+        ]);
         let error = inject(&mut json!({}), &["v.com/x=0".into()], &paths).unwrap_err().to_string();
         for part in ["v.com/x=0", "a.json", "b.yaml", "v.json"] {
             assert!(error.contains(part), "{error}");

@@ -151,7 +151,8 @@ mod tests {
     #[test]
     fn a_device_is_what_the_host_says() {
         let made = wanted(&[wish("/dev/null", "/dev/nothing", "rw"), wish("/dev/zero", "", "rwm")]).unwrap();
-        let short: Vec<_> = made.iter().map(|d| (d.path.as_str(), d.kind, d.major, d.minor, d.access.as_str())).collect();
+        let short: Vec<_> =
+            made.iter().map(|d| (d.path.as_str(), d.kind, d.major, d.minor, d.access.as_str())).collect();
         assert_eq!(short, [("/dev/nothing", 'c', 1, 3, "rw"), ("/dev/zero", 'c', 1, 5, "rwm")]);
         assert_eq!(made[0].rule(), json!({"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rw"}));
         assert_eq!(made[0].node()["fileMode"], 0o666);

@@ -49,9 +49,7 @@ pub struct Bind {
 
 /// What every container has.
 pub fn standard(kernel: Kernel) -> Vec<Value> {
-    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| {
-        json!({"destination": target, "type": kind, "source": source, "options": options})
-    };
+    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": source, "options": options});
     let mode = |writable: bool| if writable { "rw" } else { "ro" };
     let sys = if kernel.bind_sys {
         mount("/sys", "bind", "/sys", &["rbind", "rprivate", "nosuid", "noexec", "nodev", "rro"])
@@ -114,7 +112,9 @@ pub fn bind(mount: &Mount, place: Place<'_>) -> Result<Bind, SpecError> {
         return Err(SpecError::invalid("a mount has no container_path"));
     }
     if !host_path.starts_with('/') || host_path.contains('\0') {
-        return Err(SpecError::invalid(format!("host_path {host_path:?} of the mount on {container_path:?} is not absolute")));
+        return Err(SpecError::invalid(format!(
+            "host_path {host_path:?} of the mount on {container_path:?} is not absolute"
+        )));
     }
     let propagation = MountPropagation::try_from(mount.propagation)
         .map_err(|_| SpecError::invalid(format!("unknown propagation of the mount on {container_path:?}")))?;
@@ -148,7 +148,8 @@ pub fn bind(mount: &Mount, place: Place<'_>) -> Result<Bind, SpecError> {
         (false, _) => "rw",
     };
     let destination = Path::new("/").join(container_path).display().to_string();
-    let source = source.to_str().ok_or_else(|| SpecError::invalid(format!("{host_path:?} leads to a name that is no text")))?;
+    let source =
+        source.to_str().ok_or_else(|| SpecError::invalid(format!("{host_path:?} leads to a name that is no text")))?;
     let mut value =
         json!({"destination": destination, "type": "bind", "source": source, "options": ["rbind", spreading, mode]});
     let (uids, gids) = (mappings(&mount.uid_mappings)?, mappings(&mount.gid_mappings)?);
@@ -232,7 +233,9 @@ mod tests {
 
     #[test]
     fn propagation_and_modes_as_a_table() {
-        use MountPropagation::{PropagationBidirectional as Both, PropagationHostToContainer as In, PropagationPrivate as No};
+        use MountPropagation::{
+            PropagationBidirectional as Both, PropagationHostToContainer as In, PropagationPrivate as No,
+        };
         let mount = |propagation: MountPropagation, readonly, recursive_read_only| Mount {
             container_path: "/c".into(),
             host_path: "/etc".into(),
@@ -300,10 +303,14 @@ mod tests {
     #[test]
     fn deeper_ones_come_later_and_defaults_give_way() {
         let mount = |path: &str| Mount { container_path: path.into(), host_path: "/etc".into(), ..Mount::default() };
-        let binds = ["/a/b/c", "/a", "/dev/mqueue", "/a/b/", "/proc/"].map(|path| bind(&mount(path), place(PRIVATE)).unwrap());
+        let binds =
+            ["/a/b/c", "/a", "/dev/mqueue", "/a/b/", "/proc/"].map(|path| bind(&mount(path), place(PRIVATE)).unwrap());
         let (all, root) = assemble(standard(Kernel::default()), binds.to_vec()).unwrap();
         let order: Vec<_> = all.iter().map(|mount| mount["destination"].as_str().unwrap()).collect();
-        assert_eq!(order, ["/dev", "/sys", "/a", "/proc/", "/dev/pts", "/dev/mqueue", "/a/b/", "/sys/fs/cgroup", "/a/b/c"]);
+        assert_eq!(
+            order,
+            ["/dev", "/sys", "/a", "/proc/", "/dev/pts", "/dev/mqueue", "/a/b/", "/sys/fs/cgroup", "/a/b/c"]
+        );
         assert_eq!(root, None);
         assert_eq!(all.iter().find(|mount| mount["destination"] == "/dev/mqueue").unwrap()["type"], "bind");
     }
@@ -312,7 +319,12 @@ mod tests {
     fn the_root_spreads_as_far_as_its_mounts() {
         use MountPropagation::{PropagationBidirectional as Both, PropagationHostToContainer as In};
         let mount = |propagation: MountPropagation| {
-            let mount = Mount { propagation: propagation.into(), container_path: "/c".into(), host_path: "/etc".into(), ..Mount::default() };
+            let mount = Mount {
+                propagation: propagation.into(),
+                container_path: "/c".into(),
+                host_path: "/etc".into(),
+                ..Mount::default()
+            };
             bind(&mount, place(SHARED)).unwrap()
         };
         for (binds, expected) in
@@ -345,7 +357,11 @@ mod tests {
             (Kernel { cgroup_writable: true, ..Kernel::default() }, "ro", "rw"),
             (Kernel { bind_sys: true, ..Kernel::default() }, "rro", "ro"),
         ] {
-            assert_eq!((option(kernel, "/sys"), option(kernel, "/sys/fs/cgroup")), (sys.into(), cgroup.into()), "{kernel:?}");
+            assert_eq!(
+                (option(kernel, "/sys"), option(kernel, "/sys/fs/cgroup")),
+                (sys.into(), cgroup.into()),
+                "{kernel:?}"
+            );
         }
     }
 }

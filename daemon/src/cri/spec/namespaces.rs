@@ -115,10 +115,13 @@ pub fn mappings(mappings: &[IdMapping]) -> Result<Vec<Value>, SpecError> {
     mappings
         .iter()
         .map(|IdMapping { host_id, container_id, length }| {
-            let fits = *length > 0 && host_id.checked_add(*length).is_some() && container_id.checked_add(*length).is_some();
+            let fits =
+                *length > 0 && host_id.checked_add(*length).is_some() && container_id.checked_add(*length).is_some();
             match fits {
                 true => Ok(json!({"containerID": container_id, "hostID": host_id, "size": length})),
-                false => Err(SpecError::invalid(format!("id mapping of {length} ids from {container_id} to {host_id}"))),
+                false => {
+                    Err(SpecError::invalid(format!("id mapping of {length} ids from {container_id} to {host_id}")))
+                }
             }
         })
         .collect()
@@ -152,7 +155,8 @@ mod tests {
         let all = |network: NamespaceMode, pid: NamespaceMode, ipc: NamespaceMode| {
             with(NamespaceOption { network: network.into(), pid: pid.into(), ipc: ipc.into(), ..Default::default() })
         };
-        let shared = ["mount", "network=/proc/7/ns/net", "uts=/proc/7/ns/uts", "ipc=/proc/7/ns/ipc", "pid=/proc/7/ns/pid"];
+        let shared =
+            ["mount", "network=/proc/7/ns/net", "uts=/proc/7/ns/uts", "ipc=/proc/7/ns/ipc", "pid=/proc/7/ns/pid"];
         let own_pid = ["mount", "network=/proc/7/ns/net", "uts=/proc/7/ns/uts", "ipc=/proc/7/ns/ipc", "pid"];
         for (security, expected) in [
             (LinuxContainerSecurityContext::default(), Some(&shared[..])),

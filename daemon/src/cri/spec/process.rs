@@ -123,13 +123,9 @@ mod tests {
 
     #[test]
     fn working_folders_as_a_table() {
-        for (pod, image, expected) in [
-            ("", "", Some("/")),
-            ("", "/i", Some("/i")),
-            ("/p", "/i", Some("/p")),
-            ("p", "/i", None),
-            ("", "i", None),
-        ] {
+        for (pod, image, expected) in
+            [("", "", Some("/")), ("", "/i", Some("/i")), ("/p", "/i", Some("/p")), ("p", "/i", None), ("", "i", None)]
+        {
             let config = ContainerConfig { working_dir: pod.into(), ..Default::default() };
             let image = ImageConfig { working_dir: image.into(), ..Default::default() };
             assert_eq!(cwd(&config, &image).ok().as_deref(), expected, "{pod} {image:?}");

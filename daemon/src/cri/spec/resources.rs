@@ -70,7 +70,9 @@ pub fn to_json(wanted: &LinuxContainerResources, policy: Policy, host: &Host) ->
             return Err(SpecError::invalid(format!("unified key {key:?} is no file of a cgroup")));
         }
         if !host.cgroup_v2 {
-            return Err(SpecError::unsupported("unified resources need cgroups of version 2, this machine has version 1"));
+            return Err(SpecError::unsupported(
+                "unified resources need cgroups of version 2, this machine has version 1",
+            ));
         }
         resources.insert("unified".into(), json!(wanted.unified));
     }
@@ -144,9 +146,8 @@ fn class(
 ) -> Option<String> {
     let own = container.get(&format!("io.kubernetes.cri.{kind}-class"));
     let prefix = format!("{kind}.resources.beta.kubernetes.io");
-    let of_pod = || {
-        pod.get(&format!("{prefix}/container.{container_name}")).or_else(|| pod.get(&format!("{prefix}/pod")))
-    };
+    let of_pod =
+        || pod.get(&format!("{prefix}/container.{container_name}")).or_else(|| pod.get(&format!("{prefix}/pod")));
     own.or_else(of_pod).filter(|class| !class.is_empty()).cloned()
 }
 
@@ -162,14 +163,17 @@ pub fn rdt(
     host: &Host,
 ) -> Result<Option<Value>, SpecError> {
     let Some(class) = class("rdt", container_name, container, pod) else { return Ok(None) };
-    if !class.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.')) || class.starts_with('.')
+    if !class.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
+        || class.starts_with('.')
     {
         return Err(SpecError::invalid(format!("{class:?} is no name of an RDT class")));
     }
     match host.resctrl {
         true => Ok(Some(json!({"closID": class}))),
         false if policy.ignore_rdt => Ok(None),
-        false => Err(SpecError::unsupported(format!("RDT class {class:?} is asked for, but RDT is not enabled on this machine"))),
+        false => Err(SpecError::unsupported(format!(
+            "RDT class {class:?} is asked for, but RDT is not enabled on this machine"
+        ))),
     }
 }
 
@@ -184,9 +188,9 @@ pub fn blockio(
     policy: Policy,
 ) -> Result<(), SpecError> {
     match class("blockio", container_name, container, pod) {
-        Some(class) if !policy.ignore_blockio => {
-            Err(SpecError::unsupported(format!("blockio class {class:?} is asked for, but blockio classes are not supported")))
-        }
+        Some(class) if !policy.ignore_blockio => Err(SpecError::unsupported(format!(
+            "blockio class {class:?} is asked for, but blockio classes are not supported"
+        ))),
         _ => Ok(()),
     }
 }
@@ -243,7 +247,10 @@ mod tests {
                 LinuxContainerResources { cpuset_cpus: "0-1".into(), cpuset_mems: "0".into(), ..base() },
                 json!({"cpu": {"cpus": "0-1", "mems": "0"}}),
             ),
-            (LinuxContainerResources { memory_limit_in_bytes: 9, ..base() }, json!({"memory": {"limit": 9, "swap": 9}})),
+            (
+                LinuxContainerResources { memory_limit_in_bytes: 9, ..base() },
+                json!({"memory": {"limit": 9, "swap": 9}}),
+            ),
             (
                 LinuxContainerResources { memory_limit_in_bytes: 9, memory_swap_limit_in_bytes: 12, ..base() },
                 json!({"memory": {"limit": 9, "swap": 12}}),
@@ -318,13 +325,19 @@ mod tests {
             pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
         };
         let host = Host { resctrl: true, ..Host::default() };
-        let pod = map(&[("rdt.resources.beta.kubernetes.io/pod", "p"), ("rdt.resources.beta.kubernetes.io/container.c", "q")]);
+        let pod = map(&[
+            ("rdt.resources.beta.kubernetes.io/pod", "p"),
+            ("rdt.resources.beta.kubernetes.io/container.c", "q"),
+        ]);
         let own = map(&[("io.kubernetes.cri.rdt-class", "o")]);
         let (none, plain) = (BTreeMap::new(), Policy::default());
         let found = |name: &str, container: &BTreeMap<String, String>| {
             rdt(name, container, &pod, plain, &host).unwrap().map(|value| value["closID"].as_str().unwrap().to_owned())
         };
-        assert_eq!([found("c", &own), found("c", &none), found("d", &none)], ["o", "q", "p"].map(|s| Some(s.to_owned())));
+        assert_eq!(
+            [found("c", &own), found("c", &none), found("d", &none)],
+            ["o", "q", "p"].map(|s| Some(s.to_owned()))
+        );
         let error = rdt("c", &own, &none, plain, &Host::default()).unwrap_err();
         assert!(error.to_string().contains("\"o\""), "{error}");
         assert_eq!(rdt("c", &own, &none, Policy { ignore_rdt: true, ..plain }, &Host::default()).unwrap(), None);

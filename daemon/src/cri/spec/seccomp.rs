@@ -166,7 +166,8 @@ mod tests {
             assert!(open_calls.contains(call), "{call}");
         }
         // For nobody: what they reach cannot be looked at by a filter.
-        for call in ["io_uring_setup", "io_uring_enter", "io_uring_register", "userfaultfd", "kexec_load", "socketcall"] {
+        for call in ["io_uring_setup", "io_uring_enter", "io_uring_register", "userfaultfd", "kexec_load", "socketcall"]
+        {
             assert!(!open_calls.contains(call), "{call}");
         }
         // A default container has it.

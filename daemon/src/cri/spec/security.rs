@@ -99,7 +99,9 @@ fn read_profile(path: &Path) -> Result<Value, SpecError> {
     let file = std::fs::File::open(path).map_err(failed())?;
     file.take(MAX_PROFILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed())?;
     if bytes.len() as u64 > MAX_PROFILE_BYTES {
-        return Err(SpecError::invalid(format!("the seccomp profile {path:?} is larger than {MAX_PROFILE_BYTES} bytes")));
+        return Err(SpecError::invalid(format!(
+            "the seccomp profile {path:?} is larger than {MAX_PROFILE_BYTES} bytes"
+        )));
     }
     let value: Value = serde_json::from_slice(&bytes)
         .map_err(|error| SpecError::invalid(format!("the seccomp profile {path:?}: {error}")))?;
@@ -129,9 +131,9 @@ pub(crate) fn apparmor(security: &LinuxContainerSecurityContext, host: &Host) ->
         // The runtime's own: if the node has it. It is not for a container that may do everything.
         Profile::Unset | Profile::RuntimeDefault if !host.apparmor || security.privileged => Ok(None),
         Profile::Unset if !host.has_apparmor_profile(DEFAULT_APPARMOR) => Ok(None),
-        Profile::RuntimeDefault if !host.has_apparmor_profile(DEFAULT_APPARMOR) => Err(SpecError::unsupported(format!(
-            "apparmor profile {DEFAULT_APPARMOR:?} is not loaded on this machine"
-        ))),
+        Profile::RuntimeDefault if !host.has_apparmor_profile(DEFAULT_APPARMOR) => {
+            Err(SpecError::unsupported(format!("apparmor profile {DEFAULT_APPARMOR:?} is not loaded on this machine")))
+        }
         Profile::Unset | Profile::RuntimeDefault => Ok(Some(DEFAULT_APPARMOR.to_owned())),
     }
 }
@@ -227,11 +229,8 @@ mod tests {
 
     #[test]
     fn apparmor_as_a_table() {
-        let with = Host {
-            apparmor: true,
-            apparmor_profiles: vec!["mine".into(), DEFAULT_APPARMOR.into()],
-            ..Host::default()
-        };
+        let with =
+            Host { apparmor: true, apparmor_profiles: vec!["mine".into(), DEFAULT_APPARMOR.into()], ..Host::default() };
         let without = Host::default();
         let bare = Host { apparmor: true, ..Host::default() };
         let unset = LinuxContainerSecurityContext::default();

@@ -221,7 +221,10 @@ mod tests {
         let strict = SupplementalGroupsPolicy::Strict as i32;
         for (security, expected) in [
             (LinuxContainerSecurityContext { run_as_user: number(33), ..base() }, Some((33, 34, vec![34, 10, 11]))),
-            (LinuxContainerSecurityContext { run_as_username: "web".into(), ..base() }, Some((33, 34, vec![34, 10, 11]))),
+            (
+                LinuxContainerSecurityContext { run_as_username: "web".into(), ..base() },
+                Some((33, 34, vec![34, 10, 11])),
+            ),
             (
                 LinuxContainerSecurityContext { run_as_user: number(33), run_as_group: number(5), ..base() },
                 Some((33, 5, vec![5, 10, 11])),
