@@ -41,6 +41,14 @@ pub enum TransferError {
     /// A document is refused.
     #[error(transparent)]
     Document(#[from] DocumentError),
+    /// A document that a registry sent is refused.
+    #[error("{host} sent what is refused")]
+    Sent {
+        /// The registry.
+        host: String,
+        /// What is wrong with it.
+        source: DocumentError,
+    },
     /// An archive is refused.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -121,6 +129,18 @@ pub enum TransferError {
     Verifier(#[from] VerifierError),
 }
 
+impl TransferError {
+    /// Whether another try may end better, so that what was fetched is worth keeping.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Resolve { .. } | Self::Registry(_) | Self::Stream(_) | Self::Ended => true,
+            // A full disk, for one.
+            Self::Content(error) => !matches!(error.kind(), Kind::InvalidArgument),
+            _ => false,
+        }
+    }
+}
+
 impl Classify for TransferError {
     fn kind(&self) -> Kind {
         match self {
@@ -128,7 +148,7 @@ impl Classify for TransferError {
                 Kind::InvalidArgument
             }
             Self::Resolve { source, .. } | Self::Registry(source) => source.kind(),
-            Self::Document(error) => error.kind(),
+            Self::Document(error) | Self::Sent { source: error, .. } => error.kind(),
             Self::Archive(error) => error.kind(),
             Self::Corrupt { .. } | Self::Length { .. } => Kind::DataLoss,
             Self::Platform { .. } => Kind::NotFound,

@@ -96,6 +96,11 @@ impl Held {
         self.fetched.lock().unwrap_or_else(PoisonError::into_inner).push(digest.clone());
     }
 
+    /// Another try would not end better: nothing is kept for it.
+    pub(super) fn keep_nothing(&self) {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Lets the lease hold blobs, whether or not they are here.
     pub(super) async fn hold<'a>(&self, blobs: impl Iterator<Item = &'a Digest>) -> Result<(), LeaseError> {
         let Some(lease) = &self.scope.lease else { return Ok(()) };

@@ -48,24 +48,46 @@ impl Images {
         let namespace = scope.namespace.clone();
         let name = if wanted.name.is_empty() { reference.to_string() } else { wanted.name.clone() };
         let held = lease::Held::new(&self.meta, scope).await?.keeping_for(&name);
-        reporter.say(format!("Resolving from OCI Registry ({reference})"));
-        let resolved = resolve(registry, reference).await?;
-        let root = resolved.descriptor.clone();
-        self.settings.verifiers.judge(&name, &root).await?;
-        reporter.say(format!("Pulling from OCI Registry ({reference})"));
-        reporter.about(&name, "fetching image content", Some(&root));
-        let tree = self.documents(&held, registry, &name, resolved, wanted, reporter).await?;
-        let elsewhere =
-            self.layers_elsewhere(held.scope(), registry, &reference.to_string(), &tree, &wanted.unpacks).await?;
-        self.blobs(&held, registry, &tree, wanted, &elsewhere, reporter).await?;
-        self.keep(held.scope(), &tree).await?;
-        for one in names::of_whole(&name, &root.digest, &wanted.references) {
-            self.record(held.scope(), &one, &wanted.labels, &root).await?;
-            reporter.about(&one, "saved", Some(&root));
-        }
+        let pulled = self.pull_under(&held, registry, reference, &name, wanted, reporter).await;
+        let root = match pulled {
+            Ok(root) => root,
+            Err(error) => {
+                if !error.may_pass() {
+                    held.keep_nothing();
+                }
+                return Err(error);
+            }
+        };
         held.release().await?;
         lease::forget_kept(&self.meta, &namespace, &name).await;
         info!(ns = %namespace, image = name, digest = %root.digest, "image pulled");
+        Ok(root)
+    }
+
+    async fn pull_under(
+        &self,
+        held: &lease::Held,
+        registry: &impl Registry,
+        reference: &Reference,
+        name: &str,
+        wanted: &Wanted,
+        reporter: &Reporter,
+    ) -> Result<Descriptor, TransferError> {
+        reporter.say(format!("Resolving from OCI Registry ({reference})"));
+        let resolved = resolve(registry, reference).await?;
+        let root = resolved.descriptor.clone();
+        self.settings.verifiers.judge(name, &root).await?;
+        reporter.say(format!("Pulling from OCI Registry ({reference})"));
+        reporter.about(name, "fetching image content", Some(&root));
+        let tree = self.documents(held, registry, name, resolved, wanted, reporter).await?;
+        let elsewhere =
+            self.layers_elsewhere(held.scope(), registry, &reference.to_string(), &tree, &wanted.unpacks).await?;
+        self.blobs(held, registry, &tree, wanted, &elsewhere, reporter).await?;
+        self.keep(held.scope(), &tree).await?;
+        for one in names::of_whole(name, &root.digest, &wanted.references) {
+            self.record(held.scope(), &one, &wanted.labels, &root).await?;
+            reporter.about(&one, "saved", Some(&root));
+        }
         Ok(root)
     }
 

@@ -29,7 +29,8 @@ pub(super) async fn resolve(registry: &impl Registry, reference: &Reference) -> 
     let algorithm = wanted.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
     let digest = hash(algorithm, &fetched.bytes);
     // Read before it is compared: documents of schema 1 are signed, and have other digests than registries say.
-    let (_, media_type) = Document::parse(&fetched.bytes, &digest, &fetched.media_type)?;
+    let sent = |source| TransferError::Sent { host: registry.host().to_owned(), source };
+    let (_, media_type) = Document::parse(&fetched.bytes, &digest, &fetched.media_type).map_err(sent)?;
     verify(registry, wanted.as_ref(), &digest)?;
     let descriptor =
         Descriptor { media_type, digest, size: fetched.bytes.len() as u64, annotations: Default::default() };
@@ -50,7 +51,8 @@ pub(super) async fn child(registry: &impl Registry, descriptor: &Descriptor) -> 
         });
     }
     // The registry, the parent and the document itself must agree on what it is; parent and document are compared by the walk.
-    Document::parse(&bytes, &descriptor.digest, &media_type)?;
+    let sent = |source| TransferError::Sent { host: registry.host().to_owned(), source };
+    Document::parse(&bytes, &descriptor.digest, &media_type).map_err(sent)?;
     Ok(bytes.into())
 }
 

@@ -7,7 +7,7 @@
 //!
 //! The walk asks for one document at a time and does not care where it comes from. Pure.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use model::platform::Platform;
 use model::{Descriptor, Digest, Labels};
@@ -132,7 +132,7 @@ impl<'a> Walk<'a> {
             if chosen.is_empty() && depth == 0 && !entries.is_empty() && self.choice.limit != Some(0) {
                 return Err(self.no_platform(entries));
             }
-            let below: Vec<String> = parents.iter().cloned().chain([upload_name(&descriptor)]).collect();
+            let below = vec![upload_name(&descriptor)];
             let step = |entry: &super::document::Entry, wanted| Step {
                 descriptor: entry.descriptor.clone(),
                 depth: depth + 1,
@@ -191,13 +191,17 @@ impl Tree {
 
     /// Everything that manifests name and is wanted, each once, configs before layers, with what to show it under.
     pub(super) fn blobs(&self) -> Vec<(Descriptor, Vec<String>)> {
-        let mut seen: HashSet<&Digest> = HashSet::new();
-        let mut blobs = Vec::new();
+        let mut seen: HashMap<&Digest, usize> = HashMap::new();
+        let mut blobs: Vec<(Descriptor, Vec<String>)> = Vec::new();
         for node in &self.nodes {
-            let parents: Vec<String> = node.parents.iter().cloned().chain([upload_name(&node.descriptor)]).collect();
+            let parent = upload_name(&node.descriptor);
             for blob in named(node) {
-                if seen.insert(&blob.digest) {
-                    blobs.push((blob.clone(), parents.clone()));
+                let at = *seen.entry(&blob.digest).or_insert(blobs.len());
+                match blobs.get_mut(at) {
+                    // A manifest may have the same layer twice.
+                    Some((_, parents)) if parents.last() == Some(&parent) => {}
+                    Some((_, parents)) => parents.push(parent.clone()),
+                    None => blobs.push((blob.clone(), vec![parent.clone()])),
                 }
             }
         }

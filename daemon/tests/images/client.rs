@@ -215,8 +215,13 @@ pub async fn ingests(server: &Server) -> Vec<IngestStatus> {
 }
 
 pub async fn leases(server: &Server) -> usize {
+    lease_labels(server).await.len()
+}
+
+pub async fn lease_labels(server: &Server) -> Vec<std::collections::BTreeMap<String, String>> {
     let mut client = LeasesClient::new(server.channel.clone());
-    client.list(plain(ListRequest::default())).await.unwrap().into_inner().leases.len()
+    let leases = client.list(plain(ListRequest::default())).await.unwrap().into_inner().leases;
+    leases.into_iter().map(|lease| lease.labels).collect()
 }
 
 /// Waits for a whole collection.

@@ -25,14 +25,19 @@ async fn changed(
     Fake::start(move |asked, before| change(asked, before, serve_made(&made, &root, asked))).await
 }
 
-/// A daemon that waits only so long.
-async fn impatient() -> Server {
+/// A daemon that is told this.
+async fn told(text: &str) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");
-    std::fs::write(&file, "version = 2\n[images]\nsilence = '300ms'\n").unwrap();
+    std::fs::write(&file, format!("version = 2\n{text}")).unwrap();
     let mut config = config(folder.path());
     config.document = daemon::config::Document::load(&file).unwrap();
     Server::start_with(config, folder).await
+}
+
+/// A daemon that waits only so long.
+async fn impatient() -> Server {
+    told("[images]\nsilence = '300ms'\n").await
 }
 
 /// No image, no snapshot; of blobs at most an upload to resume.
@@ -141,11 +146,21 @@ async fn layers_of_a_failed_pull_are_kept_for_the_next_one() {
         false => good,
     })
     .await;
-    let server = Server::start().await;
+    // One after the other, so that the first is here when the second fails.
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(folder.path());
+    config.transfer.downloads = 1;
+    let server = Server::start_with(config, folder).await;
     refused(pull(&server, &fake.name("a:t")).await, Code::PermissionDenied, "not yet");
-    // Until what the pull held is let go, beside its answer.
+    // What the pull held is let go beside its answer.
     let kept = async {
-        while crate::client::leases(&server).await != 1 {
+        loop {
+            let leases = crate::client::lease_labels(&server).await;
+            if let [labels] = &leases[..]
+                && labels.contains_key("gantry.io/kept-for")
+            {
+                break;
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
@@ -168,15 +183,8 @@ async fn verifiers_have_a_say_before_anything_is_fetched() {
     let script = bin.join("strict");
     std::fs::write(&script, "#!/bin/sh\necho \"$2 is not signed\"\nexit 1\n").unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let file = folder.path().join("config.toml");
-    let text = format!(
-        "version = 2\n[plugins.'io.containerd.image-verifier.v1.bindir']\nbin_dir = '{}'\n",
-        bin.display()
-    );
-    std::fs::write(&file, text).unwrap();
-    let mut config = config(folder.path());
-    config.document = daemon::config::Document::load(&file).unwrap();
-    let server = Server::start_with(config, folder).await;
+    let text = format!("[plugins.'io.containerd.image-verifier.v1.bindir']\nbin_dir = '{}'\n", bin.display());
+    let server = told(&text).await;
     let name = fake.name("a:t");
     refused(pull(&server, &name).await, Code::PermissionDenied, &format!("{name} is not signed"));
     nothing_recorded(&server).await;
