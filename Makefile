@@ -12,7 +12,7 @@ BIN     := $(TARGET)/gantry-bin
 PREFIX  ?= /usr/local
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
-.PHONY: help demo test powercut check fmt clippy doc deny unit bench install deps deps-build build build-release
+.PHONY: help demo cri-demo test powercut check fmt clippy doc deny unit bench install deps deps-build build build-release
 
 help: ## What there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ install: build-release ## Install into PREFIX (default /usr/local), with a syste
 
 demo: deps build-release ## From nothing to a running container, with a private daemon
 	@GANTRY_BIN="$(TARGET)/gantry-release" tests/demo.sh
+
+cri-demo: deps build-release ## A pod of two containers with a network, for Kubernetes, with a private daemon
+	@GANTRY_BIN="$(TARGET)/gantry-release" tests/cri-demo.sh
 
 fmt: ## Is the code formatted?
 	cargo fmt --all --check

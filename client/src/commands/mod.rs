@@ -8,6 +8,7 @@ mod images;
 mod kill;
 mod logs;
 mod ops;
+mod pods;
 mod ps;
 mod pull;
 mod push;
@@ -44,6 +45,8 @@ pub(crate) enum Command {
     Rm(rm::Arguments),
     /// Print what a container wrote to its log.
     Logs(logs::Arguments),
+    /// Look at pods of Kubernetes and their containers; make, use and remove them.
+    Pods(pods::Arguments),
     /// Look at pulls, pushes, imports and exports that are under way, whoever began them; end them.
     Ops(ops::Arguments),
     /// Account for everything the daemon has, and say what is wrong.
@@ -73,6 +76,7 @@ pub(crate) async fn run(client: &Client, command: Command, format: Format) -> Re
         Command::Ops(arguments) => ops::run(client, arguments, format).await,
         Command::Images(arguments) => images::run(client, arguments, format).await,
         Command::Run(arguments) => run::run(client, *arguments, format).await,
+        Command::Pods(arguments) => pods::run(client, arguments, format).await,
         Command::Ps(arguments) => ps::run(client, &arguments, format).await,
         Command::Exec(arguments) => exec::run(client, arguments, format).await,
         Command::Kill(arguments) => kill::run(client, &arguments).await,

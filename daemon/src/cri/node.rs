@@ -8,13 +8,15 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::{Cri, CriError};
-use crate::api::{Failure, version};
+use crate::api::Failure;
 use crate::blocking;
 
 /// The version of the kubelet's side of the interface, which never changed.
 const KUBE_VERSION: &str = "0.1.0";
 /// What kubelets and tests take us for.
 const NAME: &str = "containerd";
+/// The version that clients see: of the line of containerd whose interface this is; they look at the first part. The rest is ours.
+const VERSION: &str = concat!("v2.3.0+gantry.", env!("CARGO_PKG_VERSION"));
 /// The version of the interface.
 const API_VERSION: &str = "v1";
 /// The largest template of a network that is read, in bytes.
@@ -27,7 +29,7 @@ impl Cri {
         Ok(wire::VersionResponse {
             version: KUBE_VERSION.into(),
             runtime_name: NAME.into(),
-            runtime_version: version::VERSION.into(),
+            runtime_version: VERSION.into(),
             runtime_api_version: API_VERSION.into(),
         })
     }

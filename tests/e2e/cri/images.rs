@@ -209,7 +209,7 @@ fn what_is_used_on_disk_follows_the_images() -> anyhow::Result<()> {
     let root = node.daemon.root().display().to_string();
     ensure!(full.fs_id.clone().unwrap_or_default().mountpoint.starts_with(&root), "{full:?}");
     ensure!(
-        full.used_bytes.unwrap_or_default().value > 500_000 && full.inodes_used.unwrap_or_default().value > 5,
+        full.used_bytes.unwrap_or_default().value > 500_000 && full.inodes_used.unwrap_or_default().value > 0,
         "{full:?}"
     );
     remove(&node, BUSYBOX_NAME)?;

@@ -72,7 +72,7 @@ fn the_node_is_ready_when_its_network_is() -> anyhow::Result<()> {
 fn handlers_are_those_of_the_configuration() -> anyhow::Result<()> {
     let config = "[plugins.\"io.containerd.cri.v1.runtime\".containerd]\ndefault_runtime_name = \"mine\"\n\
         [plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.mine]\nruntime_type = \"io.containerd.runc.v2\"\n\
-        [plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.mine.options]\nBinaryName = \"crun\"\n";
+        [plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.mine.options]\nBinaryName = \"runc\"\n";
     let node = Node::with(Setup { config: config.into(), ..Setup::default() })?;
     let handlers: BTreeMap<_, _> = status(&node, false)?
         .runtime_handlers
@@ -80,7 +80,7 @@ fn handlers_are_those_of_the_configuration() -> anyhow::Result<()> {
         .map(|handler| (handler.name, handler.features.unwrap_or_default()))
         .collect();
     ensure!(handlers.contains_key("mine") && handlers.get("") == handlers.get("mine"), "{handlers:?}");
-    // crun 1.8 and later can do this, and says so.
+    // runc 1.1 can do this, and says so.
     ensure!(handlers["mine"].recursive_read_only_mounts, "{handlers:?}");
     Ok(())
 }

@@ -176,13 +176,13 @@ fn containers_share_what_the_pod_has() -> anyhow::Result<()> {
     // One pid namespace for all of them: the first process is the pod's.
     ensure!(out(&one, "cat /proc/1/cmdline | tr '\\0' ' '")? == "/pause");
     // Its network is that of the pod: a server in one answers the other.
-    out(&one, "(echo hello | nc -l -p 8080 -s 127.0.0.1 >/dev/null 2>&1 &) ; sleep 0; true")?;
-    let heard = eventually("the other container is heard", || {
-        let ran = node.exec(&two, &["nc", "127.0.0.1", "8080"])?;
-        ensure!(ran.exit_code == 0, "{ran:?}");
-        Ok(String::from_utf8(ran.stdout)?)
+    let serve = ["sh", "-c", "mkdir /tmp/w; echo hello >/tmp/w/index.html; exec httpd -f -p 127.0.0.1:8080 -h /tmp/w"];
+    node.run_container(&pod, &config, &container_config("server", &serve))?;
+    eventually("the other container is heard", || {
+        let ran = node.exec(&two, &["wget", "-q", "-O", "-", "http://127.0.0.1:8080/"])?;
+        ensure!(ran.stdout == b"hello\n", "{ran:?}");
+        Ok(())
     })?;
-    ensure!(heard == "hello\n", "{heard:?}");
     node.remove_pod(&pod)?;
     ensure!(
         code(node.wait(async {
