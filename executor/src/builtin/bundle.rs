@@ -109,16 +109,21 @@ fn spell_out_cgroup_mounts(spec: &mut Value, root: &Path) {
     *mounts = spelled;
 }
 
-/// Changes a process, of a spec or of an exec, for libcontainer; returns warnings.
-pub(super) fn adapt_process(process: &mut Map<String, Value>) -> Vec<String> {
+/// Changes what a process, of a spec or of an exec, asks for and cannot have here; returns warnings.
+pub(super) fn restrict_process(process: &mut Map<String, Value>) -> Vec<String> {
     let mut warnings = Vec::new();
+    restrict_oom_score(process, &mut warnings);
+    restrict_rlimits(process, &mut warnings);
+    warnings
+}
+
+/// Changes the process of a spec for libcontainer; returns warnings.
+pub(super) fn adapt_process(process: &mut Map<String, Value>) -> Vec<String> {
     if let Some(capabilities) = process.remove("capabilities") {
         process.insert(OVERLOOKED.to_owned(), capabilities);
     }
     process.insert("cwd".to_owned(), json!("/"));
-    restrict_oom_score(process, &mut warnings);
-    restrict_rlimits(process, &mut warnings);
-    warnings
+    restrict_process(process)
 }
 
 /// Lowering the score needs a capability that nested machines lack. Trying is the only reliable question.
@@ -154,7 +159,7 @@ fn restrict_rlimits(process: &mut Map<String, Value>, warnings: &mut Vec<String>
     }
 }
 
-fn resource(name: &str) -> Option<Resource> {
+pub(super) fn resource(name: &str) -> Option<Resource> {
     Some(match name {
         "RLIMIT_AS" => Resource::RLIMIT_AS,
         "RLIMIT_CORE" => Resource::RLIMIT_CORE,

@@ -6,15 +6,19 @@
 //!
 //! Not done here, and refused by name: see [`unsupported`].
 
+mod affinity;
 mod args;
 mod bundle;
 mod caps;
+mod join;
+mod limits;
 mod log;
 mod loopback;
 mod record;
 mod refuse;
 mod sealed;
 mod setup;
+mod terminal;
 mod verbs;
 mod workload;
 

@@ -32,17 +32,8 @@ pub fn unsupported(spec: &Value) -> Vec<String> {
         "linux.resources.unified",
         at("/linux/resources/unified").is_some() && cgroup::probe(ROOT.as_ref()) != Mode::V2,
     );
-    refuse(DEVICES, restricts_devices(spec) && cgroup::probe(ROOT.as_ref()) == Mode::V2);
+    refuse("linux.resources.devices", cgroup::device_program(spec.pointer("/linux/resources/devices")).is_err());
     fields
-}
-
-/// The rules about devices, the one field without which a container that asked for the built-in runtime by name is run all the
-/// same, with a warning: on v2 they are a BPF program, which is not there yet.
-pub(super) const DEVICES: &str = "linux.resources.devices";
-
-fn restricts_devices(spec: &Value) -> bool {
-    let rules = spec.pointer("/linux/resources/devices").and_then(Value::as_array);
-    rules.into_iter().flatten().any(|rule| rule.get("allow").and_then(Value::as_bool) == Some(false))
 }
 
 /// Joining a container's user namespace for `exec` is not in libcontainer, and an exec outside of it would be root on the host.
@@ -82,10 +73,9 @@ mod tests {
     }
 
     #[test]
-    fn only_a_rule_that_denies_restricts_devices() {
-        let rules = |rules: Value| restricts_devices(&json!({ "linux": { "resources": { "devices": rules } } }));
-        assert!(rules(json!([{ "allow": false, "access": "rwm" }, { "allow": true, "type": "c" }])));
-        assert!(!rules(json!([{ "allow": true, "access": "rwm" }])));
-        assert!(!rules(Value::Null));
+    fn device_rules_that_cannot_be_understood_are_refused() {
+        let rules = |rules: Value| unsupported(&json!({ "linux": { "resources": { "devices": rules } } }));
+        assert_eq!(rules(json!([{ "allow": false, "access": "rwm" }, { "allow": true, "type": "c" }])), [""; 0]);
+        assert_eq!(rules(json!([{ "allow": true, "type": "x" }])), ["linux.resources.devices"]);
     }
 }

@@ -1,26 +1,28 @@
 //! Setting up a container or an exec: what libcontainer is told, and what is made of its errors.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
+use libcontainer::oci_spec::runtime::Process;
 use libcontainer::syscall::syscall::SyscallType;
 use serde_json::{Value, json};
 
 use super::args::{CreateOptions, ExecOptions};
 use super::bundle;
 use super::caps::Capabilities;
+use super::join::Joining;
 use super::log::Reason;
 use super::loopback;
 use super::record::{Home, Record, Status};
-use super::refuse::{DEVICES, unsupported};
+use super::refuse::unsupported;
 use super::verbs::{Context, VerbError, chain, io, refused, remove_leftovers};
 use super::workload::{Workload, go_text};
 use crate::ProcessId;
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::seccomp;
 
 /// How long the processes of a failed set-up may take to end; they have nothing left to do.
@@ -36,15 +38,9 @@ impl Context<'_> {
         }
         let bundle = fs::canonicalize(&options.bundle).map_err(io("bundle"))?;
         let mut spec = bundle::read(&bundle.join("config.json")).map_err(VerbError::Refused)?;
-        let (devices, fields): (Vec<_>, Vec<_>) = unsupported(&spec).into_iter().partition(|field| field == DEVICES);
+        let fields = unsupported(&spec);
         if !fields.is_empty() {
             return refused(format!("the built-in runtime does not support {}", fields.join(", ")));
-        }
-        if !devices.is_empty() {
-            self.log.line(
-                "warning",
-                &format!("{DEVICES}: not in force, the built-in runtime has no device rules on cgroup v2"),
-            );
         }
         let rootfs = bundle.join(spec.pointer("/root/path").and_then(Value::as_str).unwrap_or("rootfs"));
         if let Err(error) = fs::metadata(&rootfs) {
@@ -100,6 +96,11 @@ impl Context<'_> {
         let Some(init) = ProcessId::of(pid) else { return refused("container init died during set-up") };
         let suffix = spec.pointer("/linux/cgroupsPath").and_then(Value::as_str).unwrap_or_default();
         let cgroup = Cgroup::of_pid(pid)?.only(Path::new(suffix));
+        // Now, not before: libcontainer has made the cgroup, and nothing of the user's runs before `start`.
+        let rules = spec.pointer("/linux/resources/devices");
+        if let Some(program) = cgroup::device_program(rules).map_err(VerbError::Refused)? {
+            cgroup.set_device_rules(&program)?;
+        }
         let rootfs =
             fs::canonicalize(home.view().join(spec.pointer("/root/path").and_then(Value::as_str).unwrap_or("rootfs")));
         let record = Record::new(id, bundle, &rootfs.unwrap_or_default(), spec, init, cgroup);
@@ -170,43 +171,26 @@ impl Context<'_> {
         let spec = bundle::read(&home.view().join("config.json")).map_err(VerbError::Refused)?;
         let workload = self.workload(&spec, &process, false)?;
         let Some(object) = process.as_object_mut() else { return refused("process is not a JSON object") };
-        let warnings = bundle::adapt_process(object);
+        let warnings = bundle::restrict_process(object);
         self.warn(&warnings);
-        // libcontainer leaves sockets in the folder it takes for the container's, so each exec has one to throw away.
-        let scratch = Scratch::new(&home, id).map_err(io("folder for exec"))?;
-        let file = scratch.0.join("process.json");
-        bundle::write_json(&file, &process).map_err(io("process"))?;
+        let process: Process =
+            serde_json::from_value(process).map_err(|error| VerbError::Refused(format!("process: {error}")))?;
+        if process.terminal() == Some(true) && options.console_socket.is_none() {
+            return refused("cannot allocate tty for a detached process without a console socket");
+        }
         self.join_keyring(id);
-        let built = ContainerBuilder::new(id.to_owned(), SyscallType::default())
-            .with_executor(workload)
-            .with_root_path(&scratch.0)?
-            .with_pid_file(options.pid_file.clone())?
-            .with_console_socket(options.console_socket.clone())
-            .as_tenant()
-            .with_detach(true)
-            .with_process(Some(file))
-            .build();
-        built.map(drop).map_err(|error| self.explain("exec failed: unable to start container process", &error))
-    }
-}
-
-/// A folder that libcontainer takes for its root during one exec: `exec-<pid>/<id>/state.json`. Removed on drop.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(home: &Home, id: &str) -> std::io::Result<Self> {
-        let scratch = Self(home.path().join(format!("exec-{}", std::process::id())));
-        let inner = scratch.0.join(id);
-        fs::create_dir_all(&inner)?;
-        fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o700))?;
-        fs::copy(home.lib().join(id).join("state.json"), inner.join("state.json"))?;
-        Ok(scratch)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let joining = Joining {
+            init: record.init,
+            cgroup: &record.cgroup,
+            spec: &spec,
+            console_socket: options.console_socket.as_deref().filter(|_| process.terminal() == Some(true)),
+            pid_file: options.pid_file.as_deref(),
+            process,
+            workload,
+        };
+        joining
+            .run()
+            .map_err(|text| VerbError::Refused(format!("exec failed: unable to start container process: {text}")))
     }
 }
 

@@ -17,7 +17,7 @@ use super::bundle;
 use super::log::{Log, Trail};
 use super::record::{Home, Record, RecordError, Status};
 use super::refuse::unsupported;
-use crate::cgroup::{Cgroup, CgroupError, ROOT};
+use crate::cgroup::{self, Cgroup, CgroupError, ROOT};
 
 /// How long processes may take to stop in the freezer; one in uninterruptible sleep may never.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
@@ -207,6 +207,9 @@ impl Context<'_> {
         let fields = unsupported(&json!({ "linux": { "resources": json } }));
         if !fields.is_empty() {
             return refused(format!("the built-in runtime does not support {}", fields.join(", ")));
+        }
+        if let Some(program) = cgroup::device_program(json.get("devices")).map_err(VerbError::Refused)? {
+            record.cgroup.set_device_rules(&program)?;
         }
         let resources: LinuxResources =
             serde_json::from_value(json).map_err(|error| VerbError::Refused(format!("resources: {error}")))?;

@@ -66,7 +66,7 @@ impl Executor for Workload {
 
 impl Workload {
     /// Everything that can fail, before `create` or `exec` reports success.
-    fn prepare(&self, spec: &Spec) -> Result<(), String> {
+    pub(super) fn prepare(&self, spec: &Spec) -> Result<(), String> {
         let process = spec.process().as_ref().ok_or("spec has no process")?;
         let uid = process.user().uid();
         if let Some((rows, columns)) = self.console {
@@ -140,7 +140,7 @@ impl Workload {
     }
 
     /// Does not return but for an error.
-    fn become_program(&self, spec: &Spec) -> String {
+    pub(super) fn become_program(&self, spec: &Spec) -> String {
         let arguments = arguments(spec);
         let program = match program(spec) {
             Ok(program) => program,

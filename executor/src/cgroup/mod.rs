@@ -4,6 +4,7 @@
 //! It only reads, except [`kill`](Cgroup::kill), [`freeze`](Cgroup::freeze) and [`remove`](Cgroup::remove). It never
 //! acts on a cgroup that holds the calling process: a runtime that made none would leave the container in ours.
 
+mod devices;
 mod files;
 mod find;
 mod members;
@@ -16,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use devices::Instruction as DeviceInstruction;
+pub(crate) use devices::program as device_program;
 pub(crate) use find::below;
 pub use find::probe;
 pub use oom::OomWatch;
@@ -137,6 +140,30 @@ impl Cgroup {
             Mode::V2 => OomWatch::v2(folder),
             Mode::V1 | Mode::Hybrid => OomWatch::v1(folder),
         }
+    }
+
+    /// Makes `program` the rules about devices. Only on v2: elsewhere they are files of the `devices` controller.
+    pub(crate) fn set_device_rules(&self, program: &[DeviceInstruction]) -> Result<(), CgroupError> {
+        match self.mode {
+            Mode::V2 => devices::attach(self.members()?, program),
+            Mode::V1 | Mode::Hybrid => Ok(()),
+        }
+    }
+
+    /// The files by which a process that writes `0` to each becomes a member. Opened where cgroups can be seen, used anywhere.
+    pub(crate) fn open_members(&self) -> Result<Vec<std::fs::File>, CgroupError> {
+        let open = |folder: &Path| {
+            let path = folder.join("cgroup.procs");
+            std::fs::OpenOptions::new().write(true).open(&path).map_err(|source| match source.kind() {
+                std::io::ErrorKind::NotFound => CgroupError::Gone { path: path.clone() },
+                _ => CgroupError::Io { path: path.clone(), source },
+            })
+        };
+        let mut folders: Vec<&Path> = self.all().collect();
+        // Controllers that are mounted together have one folder.
+        folders.sort_unstable();
+        folders.dedup();
+        folders.into_iter().map(open).collect()
     }
 
     /// Every distinct folder.

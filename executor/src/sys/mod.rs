@@ -1,6 +1,8 @@
 //! Kernel calls that nix and rustix lack. The only place of the project where `unsafe` is at home; one call a function.
 #![allow(unsafe_code, reason = "this module exists to hold it")]
 
+pub(crate) mod bpf;
+
 use nix::errno::Errno;
 
 /// `kill(2)` with any signal number, real-time ones included.
@@ -92,4 +94,81 @@ pub(crate) fn reset_signals() {
         // SIGSTOP, which have their default anyway.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), std::ptr::null::<u64>(), SET_SIZE) };
     }
+}
+
+/// Joins namespaces of a process, by its descriptor (`setns(2)`).
+pub(crate) fn join_namespaces(process: std::os::fd::BorrowedFd<'_>, flags: i32) -> nix::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: setns takes two integers; the runtime's process has one thread.
+    Errno::result(unsafe { libc::setns(process.as_raw_fd(), flags) }).map(drop)
+}
+
+/// `fork(2)`.
+pub(crate) fn fork() -> nix::Result<nix::unistd::ForkResult> {
+    // SAFETY: the runtime's process has one thread, so the child may do whatever this process may.
+    unsafe { nix::unistd::fork() }
+}
+
+/// Ends this process without running what is registered for its end.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` takes an integer and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Marks every descriptor from `first` on to be closed by `execve`.
+pub(crate) fn close_on_exec_from(first: u32) -> nix::Result<()> {
+    // SAFETY: the call takes integers, and closes nothing.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    Errno::result(result).map(drop)
+}
+
+/// `ioprio_set(2)`.
+pub(crate) fn set_io_priority(which: i32, who: i32, priority: u32) -> nix::Result<()> {
+    // SAFETY: the call takes integers.
+    Errno::result(unsafe { libc::syscall(libc::SYS_ioprio_set, which, who, priority) }).map(drop)
+}
+
+/// What `sched_setattr(2)` takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SchedulerAttributes {
+    pub(crate) policy: u32,
+    pub(crate) flags: u64,
+    pub(crate) nice: i32,
+    pub(crate) priority: u32,
+    pub(crate) runtime: u64,
+    pub(crate) deadline: u64,
+    pub(crate) period: u64,
+}
+
+/// Sets how this process is scheduled.
+pub(crate) fn set_scheduler(to: &SchedulerAttributes) -> nix::Result<()> {
+    #[repr(C)]
+    struct Kernel {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    let attributes = Kernel {
+        size: u32::try_from(size_of::<Kernel>()).unwrap_or_default(),
+        policy: to.policy,
+        flags: to.flags,
+        nice: to.nice,
+        priority: to.priority,
+        runtime: to.runtime,
+        deadline: to.deadline,
+        period: to.period,
+    };
+    // SAFETY: the kernel reads `size` bytes of the structure, which has the layout of its first version and outlives the call.
+    Errno::result(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) }).map(drop)
+}
+
+/// `personality(2)`.
+pub(crate) fn set_personality(to: libc::c_ulong) -> nix::Result<()> {
+    // SAFETY: the call takes an integer.
+    Errno::result(unsafe { libc::personality(to) }).map(drop)
 }
