@@ -26,6 +26,7 @@ use futures_channel::oneshot;
 
 use crate::engine::MetaStore;
 use crate::error::{EngineError, StoreError};
+use crate::failpoint;
 use crate::overlay::Overlay;
 use crate::shared::Shared;
 use crate::tx::Tx;
@@ -246,12 +247,14 @@ fn write(shared: &Shared, changes: &Overlay) -> Option<StoreError> {
     if changes.is_empty() {
         return None;
     }
+    failpoint("group-before");
     // Engines have assertions of their own. After one of them nothing is known, as after a failed flush.
     let committed = catch_unwind(AssertUnwindSafe(|| shared.commit(changes))).unwrap_or_else(|panic| {
         shared.note_failure();
         let detail = panic_text(&*panic);
         Err(EngineError::Engine { what: "the engine panicked", detail }.into())
     });
+    failpoint("group-written");
     committed.err()
 }
 

@@ -24,7 +24,7 @@ use crate::ledger::{Kind, Ledger, Thing};
 const SNAPSHOTTER: &str = "overlayfs";
 
 /// How long the workers may take to come to a point.
-const POINT_LIMIT: Duration = Duration::from_secs(60);
+const POINT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A client. It never uses a name twice, so that nothing is in its way that an earlier life left.
 pub(crate) struct Worker {
@@ -83,10 +83,18 @@ pub(crate) async fn until_ended(workers: &mut [Worker], daemon: &mut Daemon, led
             }
         }
     });
-    let (worked, ended) = tokio::join!(futures_util::future::join_all(work), daemon.ended(POINT_LIMIT));
-    let status = ended.context("the point was not reached")?;
+    let mut working = std::pin::pin!(futures_util::future::join_all(work));
+    let ended = tokio::select! {
+        // They end with the daemon, or because of something else: what of it is seen below.
+        worked = &mut working => {
+            worked.into_iter().collect::<anyhow::Result<()>>()?;
+            daemon.ended(POINT_LIMIT).await
+        }
+        ended = daemon.ended(POINT_LIMIT) => ended,
+    };
+    let status = ended.context("the point was not reached: are the programs built with their points (make build)?")?;
     anyhow::ensure!(std::os::unix::process::ExitStatusExt::signal(&status) == Some(9), "gantryd ended with {status}");
-    worked.into_iter().collect()
+    Ok(())
 }
 
 /// Returns when everything was collected: what waits for that is the removal of a lease.

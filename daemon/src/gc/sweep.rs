@@ -114,6 +114,7 @@ pub fn collect(meta: &Meta, mut loose: Loose, found: Found) -> Result<Report, Gc
     if found == Found::Everything {
         find_loose(meta, &mut loose)?;
     }
+    store::failpoint("collect-recorded");
     let left = Loose { snapshots: remove_snapshots(meta, loose.snapshots), blobs: remove_blobs(meta, loose.blobs)? };
     if found == Found::Everything {
         for (name, driver) in &meta.inner.drivers {

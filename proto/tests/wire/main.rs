@@ -87,9 +87,9 @@ fn another_implementation_reads_and_writes_the_same_fields() {
                 let bytes = values::message(&theirs, Fill::Complete, &mut Dice::new(seed)).encode_to_vec();
                 let ours = reencode(&bytes).unwrap();
                 // It writes fields in the order of their definition, ours in that of their numbers: nothing else may differ.
-            let theirs = other.reencode(name, &ours);
-            assert_eq!(theirs.len(), ours.len(), "{name} of {}", source.from);
-            assert_eq!(reencode(&theirs).unwrap(), ours, "{name} of {}", source.from);
+                let theirs = other.reencode(name, &ours);
+                assert_eq!(theirs.len(), ours.len(), "{name} of {}", source.from);
+                assert_eq!(reencode(&theirs).unwrap(), ours, "{name} of {}", source.from);
             }
         }
     }

@@ -28,8 +28,8 @@ use std::path::{Path, PathBuf};
 
 use model::snapshot::{SnapshotInfo, SnapshotKind, Usage};
 use model::{Labels, Mount};
-use store::Store;
 use store::record::BackendSnapshotRecord;
+use store::{Store, failpoint};
 
 use crate::folders::Folders;
 use crate::fs::xattrs::{OverlayPrefix, is_opaque};
@@ -143,6 +143,7 @@ impl Overlay {
         self.images.show(&self.folders, &chain)?;
         let claim = self.folders.claim()?;
         self.make_dirs(&claim.fd, claim.id, kind, &chain)?;
+        failpoint("prepare-made");
         self.records.insert(New {
             key: key.to_owned(),
             id: claim.id,
@@ -151,6 +152,7 @@ impl Overlay {
             parent_id: chain.first().copied(),
             labels: labels.clone(),
         })?;
+        failpoint("prepare-recorded");
         let id = claim.id;
         claim.keep();
         if kind == SnapshotKind::Active && image::is_extraction(key) {
@@ -225,11 +227,13 @@ impl Snapshotter for Overlay {
             self.images.show(&self.folders, &chain)?;
             self.settle(key, parent, record.id, &chain)?;
         }
+        failpoint("commit-before-sync");
         if self.has_image(record.id) {
             self.finish_image(record.id)?;
         } else {
             self.folders.sync()?;
         }
+        failpoint("commit-synced");
         let usage = self.usage_of(&record)?;
         let (name, new_parent) = (name.to_owned(), parent.map(str::to_owned));
         self.records.commit(key, record.id, Commit { name, labels: labels.clone(), new_parent, usage })
@@ -237,6 +241,7 @@ impl Snapshotter for Overlay {
 
     fn remove(&self, key: &str) -> Result<(), SnapshotError> {
         let id = self.records.remove(key)?;
+        failpoint("remove-recorded");
         self.images.hide(&self.folders.path(id), id);
         self.folders.remove(id);
         Ok(())

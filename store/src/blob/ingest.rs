@@ -13,6 +13,7 @@ use super::error::{BlobError, IoContext};
 use super::layout::IngestDir;
 use super::{Hold, IngestKey, IngestStatus, Inner};
 use crate::atomic::sync_parent;
+use crate::failpoint;
 
 /// After so many bytes the kernel is asked to begin writing them, so that the sync at the end has little left to do.
 const WRITEBACK_BYTES: u64 = 8 * 1024 * 1024;
@@ -204,10 +205,14 @@ impl Ingest {
             sync_parent(&path).during("syncing the content folder")?;
         } else {
             self.file.set_permissions(Permissions::from_mode(0o444)).during("protecting content")?;
+            failpoint("content-before-sync");
             self.file.sync_all().during("syncing content")?;
+            failpoint("content-before-name");
             fs::rename(self.dir.data(), &path).during("naming content")?;
+            failpoint("content-named");
             sync_parent(&path).during("syncing the content folder")?;
         }
+        failpoint("content-durable");
         self.committed = true;
         // The blob is there; what may be left of the ingest is garbage that the next sweep takes.
         if let Err(error) = self.dir.remove() {
