@@ -8,6 +8,7 @@ mod bench;
 mod density;
 mod line;
 mod memory;
+mod pull;
 mod report;
 mod tasks;
 mod work;
@@ -20,7 +21,7 @@ use bench::{Bench, Section};
 use report::Report;
 
 /// All there is to measure, in the order in which it is done.
-const SECTIONS: &[Section] = &[tasks::SECTION, line::SECTION, density::SECTION];
+const SECTIONS: &[Section] = &[tasks::SECTION, line::SECTION, density::SECTION, pull::SECTION];
 
 /// How often each thing is timed, unless told otherwise.
 const ROUNDS: usize = 40;

@@ -326,6 +326,8 @@ impl App {
             api::sandboxes::Controllers::new(parts.sandboxes.clone(), parts.tasks.sandboxes(), stop.clone());
         let introspection = api::introspection::Introspection::new(self.rows.clone(), identity, parts.tasks.clone());
         let journal = self.journal.as_ref().map(|(journal, _)| journal.clone());
+        let processors = self.config.processors.clone();
+        let diff = api::diff::Service::new(parts.meta.clone(), parts.mounts.clone(), processors);
         let mut routes = Routes::default();
         if let Some(cri) = &parts.cri {
             routes = routes
@@ -342,7 +344,7 @@ impl App {
             .add_service(sized!(ImagesServer, api::images::Service::new(parts.meta.clone())))
             .add_service(sized!(LeasesServer, api::leases::Service::new(parts.meta.clone())))
             .add_service(sized!(SnapshotsServer, api::snapshots::Service::new(parts.meta.clone())))
-            .add_service(sized!(DiffServer, api::diff::Service::new(parts.meta.clone(), parts.mounts.clone())))
+            .add_service(sized!(DiffServer, diff))
             .add_service(sized!(StreamingServer, api::streaming::Service::new(streams.clone())))
             .add_service(sized!(OperationsServer, api::operations::Service::new(images.operations().clone())))
             .add_service(sized!(TransferServer, api::transfer::Service::new(images, streams)))

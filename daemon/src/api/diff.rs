@@ -1,5 +1,7 @@
 //! The diff service: layers to filesystems and back.
 
+use std::sync::Arc;
+
 use model::error::{Classify, Kind};
 use proto::convert::{mount, time};
 use proto::services::diff::v1 as wire;
@@ -9,7 +11,7 @@ use tonic::{Request, Response, Status};
 use super::{Failure, unary};
 use crate::blocking;
 use crate::meta::Meta;
-use crate::meta::layers::MakeDiff;
+use crate::meta::layers::{MakeDiff, Processing, Processors};
 use crate::mounts::MountDir;
 
 /// The service.
@@ -17,6 +19,7 @@ use crate::mounts::MountDir;
 pub struct Service {
     meta: Meta,
     mounts: MountDir,
+    processors: Arc<Processors>,
 }
 
 /// A request without the layer it is about.
@@ -31,22 +34,24 @@ impl Classify for Nothing {
 }
 
 impl Service {
-    /// Serves layers over the content and snapshots of `meta`; what has to be mounted is mounted below `mounts`.
-    pub fn new(meta: Meta, mounts: MountDir) -> Self {
-        Self { meta, mounts }
+    /// Serves layers over the content and snapshots of `meta`; what has to be mounted is mounted below `mounts`, and layers of
+    /// types that are not known go through `processors`.
+    pub fn new(meta: Meta, mounts: MountDir, processors: Processors) -> Self {
+        Self { meta, mounts, processors: Arc::new(processors) }
     }
 }
 
 #[tonic::async_trait]
 impl wire::diff_server::Diff for Service {
     async fn apply(&self, request: Request<wire::ApplyRequest>) -> Result<Response<wire::ApplyResponse>, Status> {
-        unary(request, async |scope, wire::ApplyRequest { diff, mounts, payloads: _, sync_fs }| {
-            // Payloads are for stream processors; a layer that needs one is refused by its media type.
+        unary(request, async |scope, wire::ApplyRequest { diff, mounts, payloads, sync_fs }| {
             let layer = diff.ok_or(Nothing)?.try_into()?;
             let durability = if sync_fs { Durability::Synced } else { Durability::Later };
             let (meta, place) = (self.meta.clone(), self.mounts.clone());
-            let applied =
-                blocking::run(move || meta.apply_layer(&scope, &layer, &mount::from_wire(mounts), durability, &place));
+            let processing = Processing { processors: Arc::clone(&self.processors), payloads };
+            let applied = blocking::run(move || {
+                meta.apply_layer(&scope, &layer, &mount::from_wire(mounts), durability, &place, &processing)
+            });
             Ok(wire::ApplyResponse { applied: Some(applied.await?.into()) })
         })
         .await

@@ -10,6 +10,8 @@ use snapshotter::overlay::LayerFormat;
 use model::platform::Platform;
 use toml::{Table, Value};
 
+use crate::meta::layers::{Processor, Processors};
+
 use super::schema::{self, Fate};
 use crate::proxy;
 
@@ -243,6 +245,18 @@ impl Document {
             };
             config.proxies.insert(name.clone(), plugin);
         }
+        let processor = |(name, value): (&String, &Value)| {
+            let word = |key| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let processor = Processor {
+                accepts: texts(value.get("accepts")),
+                returns: word("returns"),
+                path: word("path").into(),
+                args: texts(value.get("args")),
+                env: texts(value.get("env")),
+            };
+            (name.clone(), processor)
+        };
+        config.processors = Processors::new(self.entries(&["stream_processors"]).map(processor).collect());
         for (name, value) in self.entries(&["runtimes"]) {
             if let Some(path) = value.get("path").and_then(Value::as_str).filter(|path| !path.is_empty()) {
                 config.runtimes.insert(name.clone(), path.into());

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use snapshotter::overlay::LayerFormat;
 
+use crate::meta::layers::Processors;
+
 pub use file::{ConfigError, Document, Warning};
 
 /// The longest path of a socket that every client can dial, in bytes.
@@ -65,6 +67,8 @@ pub struct Config {
     pub transfer: Transfer,
     /// The snapshotter `overlayfs`.
     pub overlay: Overlay,
+    /// Programs that make layers readable.
+    pub processors: Processors,
     /// How shims are started.
     pub shims: Shims,
     /// Where clients install optional software.
@@ -218,6 +222,7 @@ impl Default for Config {
             },
             transfer: Transfer { downloads: 3, uploads: 3 },
             overlay: Overlay::default(),
+            processors: Processors::default(),
             shims: Shims::default(),
             opt_path: "/opt/containerd".into(),
             document: Document::default(),

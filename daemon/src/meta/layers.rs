@@ -4,7 +4,11 @@
 //! Nearly always the folders can be read off the mounts; only otherwise something is mounted. Everything here blocks; call it
 //! from [`crate::blocking::run`].
 
+mod processors;
+
+use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use model::error::{Classify, Kind};
@@ -12,7 +16,7 @@ use model::{Descriptor, Labels, Mount};
 use snapshotter::SnapshotError;
 use snapshotter::diff::{self, Changes, DiffError};
 use snapshotter::layer::{
-    self, Applied, Compression, Durability, Encoding, ImageSlot, LayerError, Limits, Target, TargetError, Whiteouts,
+    self, Applied, Compression, Durability, ImageSlot, LayerError, Limits, Target, TargetError, Whiteouts,
 };
 use store::{Read, tables};
 
@@ -21,6 +25,8 @@ use super::content::ContentError;
 use super::content::write::{Commit, Open, Writer};
 use crate::api::Scope;
 use crate::mounts::{MountDir, MountError};
+
+pub use processors::{Processor, Processors};
 
 /// The label of a compressed layer that names the digest of what is in it.
 pub const LABEL_UNCOMPRESSED: &str = "containerd.io/uncompressed";
@@ -36,6 +42,12 @@ pub enum LayersError {
     Processor {
         /// The type.
         media_type: String,
+    },
+    /// A stream processor cannot be started.
+    #[error("cannot start a stream processor")]
+    Start {
+        /// What the system said.
+        source: io::Error,
     },
     /// Nobody here can write a layer of this type.
     #[error("unsupported diff media type {media_type:?}")]
@@ -75,6 +87,7 @@ impl Classify for LayersError {
     fn kind(&self) -> Kind {
         match self {
             Self::Processor { .. } | Self::MediaType { .. } => Kind::Unimplemented,
+            Self::Start { .. } => Kind::Internal,
             Self::Target(error) => error.kind(),
             Self::Mount(error) => error.kind(),
             Self::Content(error) => error.kind(),
@@ -94,6 +107,15 @@ fn uncompressed(applied: Applied) -> Descriptor {
         size: applied.size_bytes,
         annotations: Labels::new(),
     }
+}
+
+/// How a layer is made readable that is not.
+#[derive(Debug, Clone, Default)]
+pub struct Processing {
+    /// The programs that there are.
+    pub processors: Arc<Processors>,
+    /// What the client sent for some of them, by their names.
+    pub payloads: BTreeMap<String, prost_types::Any>,
 }
 
 /// A difference to make.
@@ -125,10 +147,19 @@ impl Meta {
         mounts: &[Mount],
         durability: Durability,
         place: &MountDir,
+        processing: &Processing,
     ) -> Result<Descriptor, LayersError> {
-        let encoding = Encoding::from_media_type(&layer.media_type)
-            .ok_or_else(|| LayersError::Processor { media_type: layer.media_type.clone() })?;
-        let blob = || self.content_reader(&scope.namespace, layer.digest.clone());
+        let chain = processing.processors.chain(&layer.media_type);
+        let chain = chain.ok_or_else(|| LayersError::Processor { media_type: layer.media_type.clone() })?;
+        let encoding = chain.encoding;
+        let blob = || {
+            let blob = self.content_reader(&scope.namespace, layer.digest.clone())?;
+            if chain.is_empty() {
+                return Ok::<Box<dyn io::Read>, LayersError>(Box::new(blob));
+            }
+            let started = chain.start(blob.into_file(), &processing.payloads);
+            Ok(Box::new(started.map_err(|source| LayersError::Start { source })?))
+        };
         let failed = |source| LayersError::Unpack { digest: layer.digest.clone(), source };
         let unpack =
             |target: &Target| layer::apply(blob()?, encoding, target, &Limits::default(), durability).map_err(failed);
