@@ -60,11 +60,13 @@ use crate::images::Images;
 use crate::meta::content::Sharing;
 use crate::meta::{self, Drivers, Meta};
 use crate::journal::Journal;
+use crate::metrics::{self, Requests};
 use crate::mounts::MountDir;
 use crate::namespaces::Namespaces;
 use crate::plugins::{self, Driver, Plugin};
 use crate::sandboxes::Sandboxes;
 use crate::proxy;
+use crate::restart::Monitor;
 use crate::serve::{ServeError, serve};
 use crate::settings;
 use crate::socket::{self, SocketError};
@@ -96,6 +98,14 @@ pub enum StartError {
     Required {
         /// Its name, `type.id`.
         name: String,
+    },
+    /// The address of the metrics cannot be had.
+    #[error("cannot serve metrics on {address}")]
+    Metrics {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why not.
+        source: io::Error,
     },
     /// A socket cannot be had.
     #[error(transparent)]
@@ -144,10 +154,41 @@ pub struct State {
     bus: Bus,
     store: Store,
     tasks: Tasks,
+    images: Images,
+    trigger: Trigger,
+    journal: Option<Journal>,
     tracker: TaskTracker,
 }
 
 impl State {
+    /// The figures about each method.
+    pub fn requests(&self) -> Requests {
+        self.traffic.requests()
+    }
+
+    /// What else is worth to be a figure: its name, what it says, its value.
+    pub fn figures(&self) -> Vec<(&'static str, &'static str, f64)> {
+        let (subscribers, waiting) = self.bus.load();
+        let collection = self.trigger.figures();
+        let journal = self.journal.as_ref().map(|journal| journal.extent());
+        let (events, bytes) = journal.map_or((0, 0), |extent| (extent.next - extent.oldest, extent.bytes));
+        let store_stopped = self.store.stopped().is_some();
+        vec![
+            ("gantry_requests_in_flight", "Requests that are being answered", self.traffic.in_flight() as f64),
+            ("gantry_tasks", "Tasks that have a shim", self.tasks.live().len() as f64),
+            ("gantry_event_subscribers", "Clients that listen to events", subscribers as f64),
+            ("gantry_events_waiting", "Events that wait for clients", waiting as f64),
+            ("gantry_journal_events", "Events that are kept", events as f64),
+            ("gantry_journal_bytes", "Bytes of events that are kept", bytes as f64),
+            ("gantry_pulls_begun", "Pulls of images that have begun", self.images.pulls().begun as f64),
+            ("gantry_pulls_failed", "Pulls of images that have failed", self.images.pulls().failed as f64),
+            ("gantry_gc_runs", "Collections that have ended", collection.runs as f64),
+            ("gantry_gc_removed", "Things that collections have removed", collection.removed as f64),
+            ("gantry_gc_last_seconds", "How long the last collection took", collection.last.as_secs_f64()),
+            ("gantry_store_stopped", "1 while the metadata store cannot be used", f64::from(u8::from(store_stopped))),
+        ]
+    }
+
     /// Writes it to the log.
     pub fn log(&self) {
         let (subscribers, queued_events) = self.bus.load();
@@ -242,7 +283,16 @@ impl App {
             tasks: tasks.clone(),
             cri,
         };
-        let state = State { traffic: Traffic::default(), bus, store, tasks, tracker: tracker.clone() };
+        let state = State {
+            traffic: Traffic::default(),
+            bus,
+            store,
+            tasks,
+            images: parts.images.clone(),
+            trigger: parts.meta.trigger().clone(),
+            journal: journal.as_ref().map(|(journal, _)| journal.clone()),
+            tracker: tracker.clone(),
+        };
         Ok(Self { config, home, rows, parts, state, doctor, journal, tracker, stop })
     }
 
@@ -278,6 +328,16 @@ impl App {
             cri.recover().await;
             cri.start().await;
         }
+        self.serve_figures().await?;
+        if !self.config.is_disabled(plugins::MONITOR, "restart") {
+            let monitor = Monitor {
+                containers: self.parts.containers.clone(),
+                meta: self.parts.meta.clone(),
+                namespaces: self.parts.namespaces.clone(),
+                tasks: self.parts.tasks.clone(),
+            };
+            self.tracker.spawn(monitor.run(self.config.restart_interval, self.stop.child_token()));
+        }
         let meta = self.parts.meta.clone();
         self.tracker.spawn(schedule::run(meta, self.config.gc.clone(), self.stop.child_token()));
 
@@ -305,6 +365,29 @@ impl App {
         drop((grpc_bound, ttrpc_bound));
         info!("stopped");
         Ok(served?)
+    }
+
+    /// Serves figures where there is an address for them.
+    async fn serve_figures(&self) -> Result<(), StartError> {
+        if let Some(address) = self.config.metrics.address {
+            let with_times = self.config.metrics.grpc_histogram;
+            let (state, stop) = (self.state(), self.stop.child_token());
+            metrics::serve(address, with_times, state, &self.tracker, stop)
+                .await
+                .map_err(|source| StartError::Metrics { address, source })?;
+        }
+        if let Some(debug) = &self.config.debug {
+            // The file stays until the process ends; the next one replaces it.
+            let (listener, bound) = socket::bind(debug)?;
+            let served = metrics::serve_debug(listener, self.state(), &self.tracker, self.stop.child_token());
+            served.map_err(ServeError::Socket)?;
+            let stop = self.stop.child_token();
+            self.tracker.spawn(async move {
+                stop.cancelled().await;
+                drop(bound);
+            });
+        }
+        Ok(())
     }
 
     fn routes(&self, stop: &CancellationToken) -> Result<Routes, StartError> {

@@ -29,6 +29,7 @@ pub mod verifier;
 
 use std::num::NonZero;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use model::Namespace;
 use model::platform::Platform;
@@ -125,6 +126,23 @@ pub struct Images {
     /// How many more may be while they arrive, which mostly wait.
     followers: Arc<Semaphore>,
     operations: Operations,
+    pulls: Arc<PullCounts>,
+}
+
+/// Counts pulls.
+#[derive(Debug, Default)]
+struct PullCounts {
+    begun: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// How many pulls there were since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pulls {
+    /// That have begun.
+    pub begun: u64,
+    /// That have failed.
+    pub failed: u64,
 }
 
 /// How much of parts of blobs may wait for its turn, in KiB, for all transfers together.
@@ -140,6 +158,12 @@ const MIN_EXTRACTIONS: usize = 2;
 const MAX_FOLLOWERS: usize = 3;
 
 impl Images {
+    /// How many pulls there were.
+    pub fn pulls(&self) -> Pulls {
+        let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+        Pulls { begun: count(&self.pulls.begun), failed: count(&self.pulls.failed) }
+    }
+
     /// Moves the images of `meta`.
     pub fn new(meta: Meta, settings: Settings) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
@@ -147,6 +171,7 @@ impl Images {
             meta,
             settings,
             locks: Locks::default(),
+            pulls: Arc::default(),
             downloads: Arc::new(Semaphore::new(MAX_DOWNLOADS)),
             chunk_kib: Arc::new(Semaphore::new(MAX_CHUNK_KIB as usize)),
             extractions: Arc::new(Semaphore::new(processors.max(MIN_EXTRACTIONS))),

@@ -15,6 +15,9 @@ pub const RUNTIME: &str = "io.containerd.runtime.v2";
 /// The type of what is served over gRPC.
 pub const GRPC: &str = "io.containerd.grpc.v1";
 
+/// The type of what looks after containers.
+pub const MONITOR: &str = "io.containerd.monitor.container.v1";
+
 /// The type of snapshotters.
 pub const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
 
@@ -137,6 +140,11 @@ pub fn rows(config: &Config, drivers: &[Driver]) -> Vec<Plugin> {
         Plugin::new(RUNTIME, "task", &[EVENT, METADATA]).on_this_platform().export("log-uri-schemes", LOG_SCHEMES),
         Plugin::new(INTERNAL, "opt", &[]).export("path", config.opt_path.display()),
     ]);
+    if !config.is_disabled(MONITOR, "restart") {
+        let mut row = Plugin::new(MONITOR, "restart", &[SERVICE]);
+        row.capabilities = crate::restart::CAPABILITIES.map(str::to_owned).into();
+        rows.push(row);
+    }
     let parts: [(&str, &[&str]); 9] = [
         ("introspection", &[]),
         ("containers", &[EVENT, METADATA]),
@@ -178,7 +186,7 @@ mod tests {
             ("type==io.containerd.runtime.v2", 1),
             ("type==io.containerd.snapshotter.v1, id==overlayfs", 1),
             ("type~=snapshot,id==native", 0),
-            ("id==restart", 0),
+            ("id==restart", 1),
             ("platforms", 0),
             ("type==io.containerd.grpc.v1,id==tasks", 1),
         ] {

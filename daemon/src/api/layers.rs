@@ -20,6 +20,7 @@ use tower::{Layer, Service};
 use tracing::{Span, debug, error, info_span, warn};
 
 use super::call::NAMESPACE_KEY;
+use crate::metrics::Requests;
 
 /// Counts the requests and gives each its id. Clones share the counts.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +31,7 @@ pub struct Traffic {
 #[derive(Debug, Default)]
 struct Counts {
     begun: AtomicU64,
+    requests: Requests,
     in_flight: AtomicUsize,
 }
 
@@ -37,6 +39,11 @@ impl Traffic {
     /// Requests that have begun and not ended.
     pub fn in_flight(&self) -> usize {
         self.counts.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The figures about each method.
+    pub fn requests(&self) -> Requests {
+        self.counts.requests.clone()
     }
 
     /// Requests that have begun since the start.
@@ -93,6 +100,7 @@ impl Journey {
         let counts = Arc::clone(&traffic.counts);
         let id = counts.begun.fetch_add(1, Ordering::Relaxed) + 1;
         counts.in_flight.fetch_add(1, Ordering::Relaxed);
+        counts.requests.begin(request.uri().path());
         let method = short(request.uri().path());
         let ns = request.headers().get(NAMESPACE_KEY).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let span = info_span!("request", method, ns, id);
@@ -106,6 +114,7 @@ impl Journey {
             return;
         }
         let took = self.began.elapsed();
+        self.counts.requests.end(&self.path, status.map_or(Code::Ok, Status::code), took);
         self.span.in_scope(|| match status {
             None => debug!(?took, "request done"),
             Some(status) => {
@@ -125,6 +134,7 @@ impl Drop for Journey {
         self.counts.in_flight.fetch_sub(1, Ordering::Relaxed);
         if !self.ended {
             let took = self.began.elapsed();
+            self.counts.requests.end(&self.path, Code::Cancelled, took);
             self.span.in_scope(|| debug!(?took, "request abandoned by its caller"));
         }
     }

@@ -15,7 +15,7 @@ use crate::meta::layers::{Processor, Processors};
 use super::schema::{self, Fate};
 use crate::proxy;
 
-use super::{Config, Engine, Format, Level};
+use super::{Config, Engine, Format, Level, Socket};
 
 /// The most files one configuration may consist of.
 const MAX_FILES: usize = 256;
@@ -217,6 +217,20 @@ impl Document {
         config.required_plugins.extend(texts(self.table.get("required_plugins")));
         if self.text(&["metadata", "engine"]) == Some("redb") {
             config.engine = Engine::Redb;
+        }
+        config.metrics.address = self.text(&["metrics", "address"]).and_then(schema::address);
+        let histogram = self.value(&["metrics", "grpc_histogram"]).and_then(Value::as_bool);
+        config.metrics.grpc_histogram = histogram.unwrap_or_default();
+        config.debug = self.text(&["debug", "address"]).map(|address| Socket {
+            address: address.into(),
+            uid: self.count(&["debug", "uid"]).unwrap_or_default(),
+            gid: self.count(&["debug", "gid"]).unwrap_or_default(),
+        });
+        for plugin in ["io.containerd.internal.v1.restart", "io.containerd.monitor.container.v1.restart"] {
+            let interval = self.text(&["plugins", plugin, "interval"]).and_then(schema::duration);
+            if let Some(interval) = interval.filter(|interval| !interval.is_zero()) {
+                config.restart_interval = interval;
+            }
         }
         let journal = |key| self.value(&["journal", key]);
         let whole = |key| journal(key).and_then(Value::as_integer).and_then(|number| u64::try_from(number).ok());

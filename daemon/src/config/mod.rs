@@ -53,6 +53,12 @@ pub struct Config {
     pub timeouts: BTreeMap<String, Duration>,
     /// The engine of the metadata store.
     pub engine: Engine,
+    /// Figures for Prometheus.
+    pub metrics: Metrics,
+    /// The socket for a person who wants to know more, if there is to be one.
+    pub debug: Option<Socket>,
+    /// How often the restart monitor looks after containers.
+    pub restart_interval: Duration,
     /// Plugins that are processes of their own, by name.
     pub proxies: BTreeMap<String, crate::proxy::Plugin>,
     /// The journal of events.
@@ -97,6 +103,15 @@ pub struct Grpc {
     pub max_receive_bytes: usize,
     /// The largest message that is sent, in bytes.
     pub max_send_bytes: usize,
+}
+
+/// Figures for Prometheus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Metrics {
+    /// Where they are served; nowhere if there is no address.
+    pub address: Option<std::net::SocketAddr>,
+    /// Whether they say how long requests took.
+    pub grpc_histogram: bool,
 }
 
 /// How the daemon logs.
@@ -209,6 +224,9 @@ impl Default for Config {
             required_plugins: BTreeSet::new(),
             timeouts: default_timeouts(),
             engine: Engine::Sled,
+            metrics: Metrics::default(),
+            debug: None,
+            restart_interval: Duration::from_secs(10),
             proxies: BTreeMap::new(),
             journal: crate::journal::Settings::default(),
             runtimes: BTreeMap::new(),

@@ -25,6 +25,8 @@ pub enum Type {
     Number,
     /// A duration as Go writes it: `1m30s`, `250ms`.
     Duration,
+    /// An IP address and a port, or nothing.
+    Address,
     /// A log level.
     Level,
     /// One of these words.
@@ -53,8 +55,6 @@ use Fate::{Honoured, Unsupported};
 
 const NO_CRI_KEY: &str = "this key of the Kubernetes runtime interface does nothing in this version";
 const NO_REMOTE_LAYERS: &str = "annotations for remote snapshotters are always passed on";
-const NO_DEBUG: &str = "there is no debug socket; SIGUSR1 writes the state to the log";
-const NO_METRICS: &str = "metrics are not served by this version";
 const NO_TCP: &str = "only the unix socket is served";
 const ALWAYS_DURABLE: &str = "the store is always durable";
 const OVERLAY: &str = "this option of the overlay snapshotter is not supported by this version";
@@ -94,11 +94,13 @@ const ROWS: &[Row] = &[
     (&["ttrpc", "gid"], Honoured(Type::Count)),
     (&["debug", "level"], Honoured(Type::Level)),
     (&["debug", "format"], Honoured(Type::OneOf(&["", "text", "json"]))),
-    (&["debug", "address"], Unsupported(NO_DEBUG)),
-    (&["debug", "uid"], Unsupported(NO_DEBUG)),
-    (&["debug", "gid"], Unsupported(NO_DEBUG)),
-    (&["metrics", "address"], Unsupported(NO_METRICS)),
-    (&["metrics", "grpc_histogram"], Unsupported(NO_METRICS)),
+    (&["debug", "address"], Honoured(Type::Text)),
+    (&["debug", "uid"], Honoured(Type::Count)),
+    (&["debug", "gid"], Honoured(Type::Count)),
+    (&["metrics", "address"], Honoured(Type::Address)),
+    (&["metrics", "grpc_histogram"], Honoured(Type::Flag)),
+    (&["plugins", "io.containerd.monitor.container.v1.restart", "interval"], Honoured(Type::Duration)),
+    (&["plugins", "io.containerd.internal.v1.restart", "interval"], Honoured(Type::Duration)),
     (&["timeouts", "*"], Honoured(Type::Duration)),
     (&["metadata", "engine"], Honoured(Type::OneOf(&["sled", "redb"]))),
     (&["journal", "enabled"], Honoured(Type::Flag)),
@@ -356,6 +358,7 @@ pub fn check(wanted: Type, value: &Value) -> Result<(), String> {
         Type::Integer => value.as_integer().is_some_and(|number| i32::try_from(number).is_ok()),
         Type::Number => value.is_integer() || value.is_float(),
         Type::Duration => text.is_some_and(|text| duration(text).is_some()),
+        Type::Address => text.is_some_and(|text| text.is_empty() || address(text).is_some()),
         Type::Level => text.is_some_and(|text| text.is_empty() || Level::parse(text).is_some()),
         Type::OneOf(words) => text.is_some_and(|text| words.contains(&text)),
         Type::Any => true,
@@ -372,6 +375,7 @@ fn describe(wanted: Type) -> String {
         Type::Integer => "a whole number".into(),
         Type::Number => "a number".into(),
         Type::Duration => "a duration like \"1m30s\"".into(),
+        Type::Address => "an IP address and a port like 127.0.0.1:1338".into(),
         Type::Level => "one of trace, debug, info, warn, error, fatal, panic".into(),
         Type::OneOf(words) => {
             format!("one of {}", words.iter().filter(|word| !word.is_empty()).copied().collect::<Vec<_>>().join(", "))
@@ -385,6 +389,14 @@ fn shown(value: &Value) -> String {
         Value::Table(_) => "a table".into(),
         Value::Array(_) => "a list".into(),
         value => value.to_string(),
+    }
+}
+
+/// Reads an address as Go writes it: without a host it is any.
+pub fn address(text: &str) -> Option<std::net::SocketAddr> {
+    match text.strip_prefix(':') {
+        Some(port) => Some((std::net::Ipv4Addr::UNSPECIFIED, port.parse().ok()?).into()),
+        None => text.replacen("localhost:", "127.0.0.1:", 1).parse().ok(),
     }
 }
 

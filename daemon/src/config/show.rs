@@ -23,6 +23,13 @@ impl Config {
         set(&mut table, &["debug", "level"], text(&self.log.level.name()));
         let format = if self.log.format == Format::Json { "json" } else { "text" };
         set(&mut table, &["debug", "format"], text(&format));
+        let metrics = self.metrics.address.map(|address| address.to_string()).unwrap_or_default();
+        set(&mut table, &["metrics", "address"], text(&metrics));
+        set(&mut table, &["metrics", "grpc_histogram"], Value::Boolean(self.metrics.grpc_histogram));
+        let debug = self.debug.as_ref().map(|socket| socket.address.display().to_string()).unwrap_or_default();
+        set(&mut table, &["debug", "address"], text(&debug));
+        let restart = "io.containerd.monitor.container.v1.restart";
+        set(&mut table, &["plugins", restart, "interval"], text(&go_duration(self.restart_interval)));
         let engine = if self.engine == Engine::Redb { "redb" } else { "sled" };
         set(&mut table, &["metadata", "engine"], text(&engine));
         set(&mut table, &["journal", "enabled"], Value::Boolean(self.journal.enabled));

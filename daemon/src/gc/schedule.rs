@@ -44,6 +44,18 @@ struct Shared {
     work: Mutex<Work>,
     wake: Notify,
     thresholds: Thresholds,
+    figures: Mutex<Figures>,
+}
+
+/// What collections have done since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Figures {
+    /// How many have ended well.
+    pub runs: u64,
+    /// What they removed.
+    pub removed: u64,
+    /// How long the last one took.
+    pub last: Duration,
 }
 
 /// How much of what makes collection more urgent; 0 for no amount. Nothing is known of it before the schedule runs.
@@ -104,6 +116,18 @@ enum Urgency {
 }
 
 impl Trigger {
+    /// What collections have done since the start.
+    pub fn figures(&self) -> Figures {
+        *self.shared.figures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ended(&self, removed: u64, took: Duration) {
+        let mut figures = self.shared.figures.lock().unwrap_or_else(PoisonError::into_inner);
+        figures.runs += 1;
+        figures.removed += removed;
+        figures.last = took;
+    }
+
     /// Says that records were written.
     pub fn changed(&self) {
         self.note(|work| work.changes += 1);
@@ -222,6 +246,7 @@ pub async fn run(meta: Meta, settings: Gc, stop: CancellationToken) {
         let answer = match outcome {
             Ok(report) => {
                 debug!(removed = report.removed, kept = report.left.snapshots.len(), took = ?began.elapsed(), "collected");
+                trigger.ended(report.removed as u64, began.elapsed());
                 left = report.left;
                 found = Found::Told;
                 Ok(())

@@ -10,6 +10,7 @@
 //! upload to resume or a snapshot that removes itself, and layers that were fetched are kept for a while, for the next try.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
@@ -48,7 +49,11 @@ impl Images {
         let namespace = scope.namespace.clone();
         let name = if wanted.name.is_empty() { reference.to_string() } else { wanted.name.clone() };
         let held = lease::Held::new(&self.meta, scope).await?.keeping_for(&name);
+        self.pulls.begun.fetch_add(1, Ordering::Relaxed);
         let pulled = self.pull_under(&held, registry, reference, &name, wanted, reporter).await;
+        if pulled.is_err() {
+            self.pulls.failed.fetch_add(1, Ordering::Relaxed);
+        }
         let root = match pulled {
             Ok(root) => root,
             Err(error) => {
