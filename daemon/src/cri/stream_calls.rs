@@ -22,6 +22,8 @@ use crate::ttrpc::attach;
 
 /// The most of each output that ExecSync gives back; what is more is read and thrown away.
 const MAX_OUTPUT: usize = 16 << 20;
+/// The most of both together: a message of 16 MiB is the largest that kubelets take, and it has a few bytes of its own.
+const MAX_MESSAGE: usize = (16 << 20) - 1024;
 /// How long a shim may take to attach a client.
 const ATTACHING: Duration = Duration::from_secs(10);
 /// What is read from a client at once.
@@ -44,7 +46,8 @@ impl Cri {
             }
         };
         let exit_code = i32::try_from(exit_code).unwrap_or(i32::MAX);
-        Ok(wire::ExecSyncResponse { stdout: stdout.take(), stderr: stderr.take(), exit_code })
+        let (stdout, stderr) = fitting(stdout.take(), stderr.take());
+        Ok(wire::ExecSyncResponse { stdout, stderr, exit_code })
     }
 
     pub(super) async fn exec(&self, request: wire::ExecRequest) -> Result<wire::ExecResponse, Failure> {
@@ -216,6 +219,14 @@ fn command(args: Vec<String>, terminal: bool, drain: Duration) -> Result<Command
     Ok(Command { args, terminal, drain })
 }
 
+/// Both outputs cut to what kubelets take in one message: the shorter one stays whole if it leaves half of the room.
+fn fitting(mut stdout: Vec<u8>, mut stderr: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
+    let half = MAX_MESSAGE / 2;
+    stdout.truncate(MAX_MESSAGE - stderr.len().min(half));
+    stderr.truncate(MAX_MESSAGE - stdout.len());
+    (stdout, stderr)
+}
+
 /// Streams that can be had together.
 fn wanted(wanted: Wanted) -> Result<Wanted, CriError> {
     if wanted.tty && wanted.stderr {
@@ -269,6 +280,20 @@ mod tests {
         assert!(wanted(Wanted { tty: true, ..all }).unwrap_err().to_string().contains("tty and stderr"));
         assert!(wanted(Wanted::default()).unwrap_err().to_string().contains("one of stdin"));
         assert!(command(Vec::new(), false, Duration::ZERO).is_err());
+    }
+
+    #[test]
+    fn both_outputs_fit_into_a_message() {
+        for (out, err, expected) in [
+            (1, 2, (1, 2)),
+            (MAX_OUTPUT, 0, (MAX_MESSAGE, 0)),
+            (MAX_OUTPUT, 10, (MAX_MESSAGE - 10, 10)),
+            (10, MAX_OUTPUT, (10, MAX_MESSAGE - 10)),
+            (MAX_OUTPUT, MAX_OUTPUT, (MAX_MESSAGE / 2, MAX_MESSAGE / 2)),
+        ] {
+            let (stdout, stderr) = fitting(vec![0; out], vec![0; err]);
+            assert_eq!((stdout.len(), stderr.len()), expected, "{out} {err}");
+        }
     }
 
     #[tokio::test]

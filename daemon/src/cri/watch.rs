@@ -15,17 +15,17 @@ use super::record::nanoseconds;
 use super::{Cri, NAMESPACE};
 use crate::events::Ended as Over;
 
-/// What is listened to.
-const TOPICS: [&str; 2] = ["/tasks/exit", "/tasks/oom"];
+/// What is listened to: more than is needed, since after a restart events of tasks are held back until somebody listens for each of
+/// them, those included that come of what we do ourselves.
+const TOPICS: &str = "^/tasks/";
 
 impl Cri {
     /// Recovers nothing, listens from now on: ends that come in are passed on until the daemon stops. To be called before
     /// [`Cri::recover`], so that nothing falls between the two.
     pub(super) fn listen(&self) {
         let cri = self.clone();
-        let filters: Vec<String> =
-            TOPICS.iter().map(|topic| format!("namespace=={NAMESPACE},topic=={topic:?}")).collect();
-        let filters = Filters::parse(&filters).expect("our own filters are right");
+        let filters =
+            Filters::parse(&[format!("namespace=={NAMESPACE},topic~={TOPICS:?}")]).expect("our own filters are right");
         self.inner.tracker.spawn(async move {
             loop {
                 let mut subscription = cri.inner.bus.subscribe(filters.clone());

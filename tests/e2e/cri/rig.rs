@@ -7,7 +7,6 @@ use anyhow::{Context as _, ensure};
 use harness::image::BUSYBOX_NAME;
 use harness::{Gantryd, busybox_archive, eventually};
 use proto::cri;
-use proto::cri::image_service_client::ImageServiceClient;
 use proto::cri::runtime_service_client::RuntimeServiceClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
@@ -16,20 +15,20 @@ use tonic::{Code, Response, Status};
 const MAX_MESSAGE: usize = 64 << 20;
 
 /// A daemon and a client. Pods are removed when it is dropped.
-pub struct Rig {
-    pub daemon: Gantryd,
+pub(super) struct Rig {
+    pub(super) daemon: Gantryd,
     runtime: tokio::runtime::Runtime,
     channel: Channel,
 }
 
 impl Rig {
     /// Starts one.
-    pub fn start() -> anyhow::Result<Self> {
+    pub(super) fn start() -> anyhow::Result<Self> {
         Self::with_config("")
     }
 
     /// Starts one with a configuration.
-    pub fn with_config(config: &str) -> anyhow::Result<Self> {
+    pub(super) fn with_config(config: &str) -> anyhow::Result<Self> {
         let daemon = Gantryd::with_config(config)?;
         daemon.ctr(&["-n", "k8s.io", "images", "import", &busybox_archive()?.display().to_string()])?.ok()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -39,32 +38,27 @@ impl Rig {
     }
 
     /// The runtime service.
-    pub fn cri(&self) -> RuntimeServiceClient<Channel> {
+    pub(super) fn cri(&self) -> RuntimeServiceClient<Channel> {
         RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
-    /// The image service.
-    pub fn images(&self) -> ImageServiceClient<Channel> {
-        ImageServiceClient::new(self.channel.clone())
-    }
-
     /// Waits for an answer.
-    pub fn ask<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+    pub(super) fn ask<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
         self.runtime.block_on(call).map(Response::into_inner)
     }
 
     /// Waits for anything.
-    pub fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+    pub(super) fn wait<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(work)
     }
 
     /// The folder of all logs.
-    pub fn logs(&self) -> PathBuf {
+    pub(super) fn logs(&self) -> PathBuf {
         self.daemon.folder().join("logs")
     }
 
     /// The configuration of a pod with the network of the machine.
-    pub fn pod_config(&self, name: &str) -> cri::PodSandboxConfig {
+    pub(super) fn pod_config(&self, name: &str) -> cri::PodSandboxConfig {
         let options = cri::NamespaceOption { network: cri::NamespaceMode::Node.into(), ..Default::default() };
         let security = cri::LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
         cri::PodSandboxConfig {
@@ -81,19 +75,19 @@ impl Rig {
     }
 
     /// Runs a pod with the network of the machine.
-    pub fn pod(&self, name: &str) -> anyhow::Result<Pod> {
+    pub(super) fn pod(&self, name: &str) -> anyhow::Result<Pod> {
         self.run_pod(self.pod_config(name))
     }
 
     /// Runs a pod.
-    pub fn run_pod(&self, config: cri::PodSandboxConfig) -> anyhow::Result<Pod> {
+    pub(super) fn run_pod(&self, config: cri::PodSandboxConfig) -> anyhow::Result<Pod> {
         let request = cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
         let id = self.ask(self.cri().run_pod_sandbox(request))?.pod_sandbox_id;
         Ok(Pod { id, config })
     }
 
     /// Makes a container.
-    pub fn create(&self, pod: &Pod, config: cri::ContainerConfig) -> Result<String, Status> {
+    pub(super) fn create(&self, pod: &Pod, config: cri::ContainerConfig) -> Result<String, Status> {
         let request = cri::CreateContainerRequest {
             pod_sandbox_id: pod.id.clone(),
             config: Some(config),
@@ -103,25 +97,25 @@ impl Rig {
     }
 
     /// Makes a container that runs a script.
-    pub fn create_script(&self, pod: &Pod, name: &str, script: &str) -> Result<String, Status> {
+    pub(super) fn create_script(&self, pod: &Pod, name: &str, script: &str) -> Result<String, Status> {
         self.create(pod, script_config(name, script))
     }
 
     /// Starts a container.
-    pub fn start_container(&self, id: &str) -> Result<(), Status> {
+    pub(super) fn start_container(&self, id: &str) -> Result<(), Status> {
         let request = cri::StartContainerRequest { container_id: id.into() };
         self.ask(self.cri().start_container(request)).map(drop)
     }
 
     /// Makes and starts a container.
-    pub fn run(&self, pod: &Pod, config: cri::ContainerConfig) -> anyhow::Result<String> {
+    pub(super) fn run(&self, pod: &Pod, config: cri::ContainerConfig) -> anyhow::Result<String> {
         let id = self.create(pod, config)?;
         self.start_container(&id)?;
         Ok(id)
     }
 
     /// Makes and starts a container, and waits for its end: its status, and what it wrote.
-    pub fn run_to_end(
+    pub(super) fn run_to_end(
         &self,
         pod: &Pod,
         config: cri::ContainerConfig,
@@ -133,7 +127,7 @@ impl Rig {
     }
 
     /// What a script prints in a container with a changed configuration.
-    pub fn printed(
+    pub(super) fn printed(
         &self,
         pod: &Pod,
         name: &str,
@@ -148,13 +142,13 @@ impl Rig {
     }
 
     /// The status of a container.
-    pub fn status(&self, id: &str) -> Result<cri::ContainerStatus, Status> {
+    pub(super) fn status(&self, id: &str) -> Result<cri::ContainerStatus, Status> {
         let request = cri::ContainerStatusRequest { container_id: id.into(), verbose: false };
         Ok(self.ask(self.cri().container_status(request))?.status.unwrap_or_default())
     }
 
     /// Waits until a container has ended.
-    pub fn ended(&self, id: &str) -> anyhow::Result<cri::ContainerStatus> {
+    pub(super) fn ended(&self, id: &str) -> anyhow::Result<cri::ContainerStatus> {
         eventually("the container ends", || {
             let status = self.status(id)?;
             ensure!(status.state() == cri::ContainerState::ContainerExited, "{:?}", status.state());
@@ -163,31 +157,31 @@ impl Rig {
     }
 
     /// Stops a container.
-    pub fn stop(&self, id: &str, timeout: i64) -> Result<(), Status> {
+    pub(super) fn stop(&self, id: &str, timeout: i64) -> Result<(), Status> {
         let request = cri::StopContainerRequest { container_id: id.into(), timeout };
         self.ask(self.cri().stop_container(request)).map(drop)
     }
 
     /// Removes a container.
-    pub fn remove(&self, id: &str) -> Result<(), Status> {
+    pub(super) fn remove(&self, id: &str) -> Result<(), Status> {
         let request = cri::RemoveContainerRequest { container_id: id.into() };
         self.ask(self.cri().remove_container(request)).map(drop)
     }
 
     /// Runs a command in a container.
-    pub fn exec(&self, id: &str, command: &[&str], timeout: i64) -> Result<cri::ExecSyncResponse, Status> {
+    pub(super) fn exec(&self, id: &str, command: &[&str], timeout: i64) -> Result<cri::ExecSyncResponse, Status> {
         let cmd = command.iter().map(|&word| word.to_owned()).collect();
         self.ask(self.cri().exec_sync(cri::ExecSyncRequest { container_id: id.into(), cmd, timeout }))
     }
 
     /// The containers that fit.
-    pub fn list(&self, filter: cri::ContainerFilter) -> Result<Vec<cri::Container>, Status> {
+    pub(super) fn list(&self, filter: cri::ContainerFilter) -> Result<Vec<cri::Container>, Status> {
         let request = cri::ListContainersRequest { filter: Some(filter) };
         Ok(self.ask(self.cri().list_containers(request))?.containers)
     }
 
     /// Stops and removes every pod.
-    pub fn remove_pods(&self) -> Result<(), Status> {
+    pub(super) fn remove_pods(&self) -> Result<(), Status> {
         let all = self.ask(self.cri().list_pod_sandbox(cri::ListPodSandboxRequest { filter: None }))?;
         for pod in all.items {
             self.ask(self.cri().stop_pod_sandbox(cri::StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() }))?;
@@ -210,13 +204,13 @@ impl Drop for Rig {
 
 /// A pod that runs.
 #[derive(Debug, Clone)]
-pub struct Pod {
-    pub id: String,
-    pub config: cri::PodSandboxConfig,
+pub(super) struct Pod {
+    pub(super) id: String,
+    pub(super) config: cri::PodSandboxConfig,
 }
 
 /// A container that runs a script of busybox.
-pub fn script_config(name: &str, script: &str) -> cri::ContainerConfig {
+pub(super) fn script_config(name: &str, script: &str) -> cri::ContainerConfig {
     cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata { name: name.into(), attempt: 0 }),
         image: Some(cri::ImageSpec { image: BUSYBOX_NAME.into(), ..Default::default() }),
@@ -227,12 +221,12 @@ pub fn script_config(name: &str, script: &str) -> cri::ContainerConfig {
 }
 
 /// The security context of a container, to be changed.
-pub fn security(config: &mut cri::ContainerConfig) -> &mut cri::LinuxContainerSecurityContext {
+pub(super) fn security(config: &mut cri::ContainerConfig) -> &mut cri::LinuxContainerSecurityContext {
     config.linux.get_or_insert_default().security_context.get_or_insert_default()
 }
 
 /// The content of a log in the form of the CRI, both streams as they come.
-pub fn content(log: &str) -> anyhow::Result<String> {
+pub(super) fn content(log: &str) -> anyhow::Result<String> {
     let mut text = String::new();
     for line in log.lines() {
         let mut fields = line.splitn(4, ' ');
@@ -249,6 +243,6 @@ pub fn content(log: &str) -> anyhow::Result<String> {
 }
 
 /// The code of a refusal.
-pub fn code<T>(answer: Result<T, Status>) -> Code {
+pub(super) fn code<T>(answer: Result<T, Status>) -> Code {
     answer.err().map_or(Code::Ok, |status| status.code())
 }

@@ -94,9 +94,7 @@ impl Cri {
 pub(super) fn ready(pod: &Pod) -> Result<(), CriError> {
     match of_pod(&pod.record()) {
         wire::PodSandboxState::SandboxReady => Ok(()),
-        wire::PodSandboxState::SandboxNotready => {
-            Err(CriError::State(format!("sandbox {:?} is not ready", pod.id)))
-        }
+        wire::PodSandboxState::SandboxNotready => Err(CriError::State(format!("sandbox {:?} is not ready", pod.id))),
     }
 }
 

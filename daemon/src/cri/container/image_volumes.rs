@@ -61,7 +61,8 @@ impl Cri {
             found.folders.push(folder.display().to_string());
             let sub_path = mount.image_sub_path.clone();
             let source = blocking::run(move || below(&folder, &sub_path)).await?;
-            let mut bind = wire::Mount { host_path: source.display().to_string(), readonly: true, image: None, ..mount.clone() };
+            let mut bind =
+                wire::Mount { host_path: source.display().to_string(), readonly: true, image: None, ..mount.clone() };
             bind.image_sub_path.clear();
             found.mounts.push(bind);
             let image = wire::ImageSpec { image_ref: known.reference().to_owned(), ..image.clone() };
@@ -176,10 +177,11 @@ fn below(root: &Path, sub_path: &str) -> Result<PathBuf, CriError> {
     if sub_path.starts_with('/') || sub_path.split('/').any(|part| part == "..") {
         return Err(wrong(&"it must be a path within the image"));
     }
-    let opened = openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).and_then(|root| {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        openat2(&root, sub_path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
-    });
+    let opened =
+        openat(CWD, root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).and_then(|root| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            openat2(&root, sub_path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+        });
     let opened = opened.map_err(|error| wrong(&error))?;
     let path = fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).map_err(|error| wrong(&error))?;
     let root = root.canonicalize().map_err(|error| wrong(&error))?;

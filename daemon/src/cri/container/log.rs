@@ -34,14 +34,17 @@ pub(super) fn path(folder: &str, file: &str) -> Result<String, CriError> {
     }
     let leads_out = |part: Component<'_>| !matches!(part, Component::Normal(_) | Component::CurDir);
     if !folder.starts_with('/') || file.contains('\0') || Path::new(file).components().any(leads_out) {
-        return Err(CriError::Invalid(format!("log_path {file:?} is no path below the pod's log directory {folder:?}")));
+        return Err(CriError::Invalid(format!(
+            "log_path {file:?} is no path below the pod's log directory {folder:?}"
+        )));
     }
     Ok(Path::new(folder).join(file).display().to_string())
 }
 
 /// What the shim is told.
 pub(super) fn streams(config: &wire::ContainerConfig, log: &str, max_line: u64) -> Streams {
-    let log = format!("gantry-log://{}?format=cri&max_line={max_line}", escaped(if log.is_empty() { "/" } else { log }));
+    let log =
+        format!("gantry-log://{}?format=cri&max_line={max_line}", escaped(if log.is_empty() { "/" } else { log }));
     Streams {
         stdin: match (config.stdin, config.stdin_once) {
             (false, _) => String::new(),

@@ -112,7 +112,8 @@ impl Cri {
 
     /// Removes folders of containers that never came to be. To be called when all records are in the index, before clients are served.
     pub(in super::super) async fn sweep_container_folders(&self) {
-        let known: HashSet<String> = self.inner.index.containers().iter().map(|container| container.id.clone()).collect();
+        let known: HashSet<String> =
+            self.inner.index.containers().iter().map(|container| container.id.clone()).collect();
         let folder = self.folder_of_containers();
         blocking::run(move || {
             let Ok(entries) = fs::read_dir(&folder) else { return };

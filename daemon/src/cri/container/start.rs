@@ -76,12 +76,7 @@ impl Cri {
         }
     }
 
-    async fn start_task(
-        &self,
-        container: &Container,
-        record: &ContainerRecord,
-        pod: &Pod,
-    ) -> Result<u32, Failure> {
+    async fn start_task(&self, container: &Container, record: &ContainerRecord, pod: &Pod) -> Result<u32, Failure> {
         let inner = &self.inner;
         let handler = self.handler(&pod.record().handler)?;
         let name = SnapshotName {

@@ -61,7 +61,8 @@ impl Cri {
         let spec: Value = spec.and_then(|spec| serde_json::from_slice(&spec.value).ok()).unwrap_or_default();
         let options = stored.as_ref().and_then(|stored| stored.runtime.options.clone());
         let options = options.map(crate::containers::any_to_wire);
-        let options = options.and_then(|options| proto::any::unpack::<proto::runc::v1::Options>(&options).ok().flatten());
+        let options =
+            options.and_then(|options| proto::any::unpack::<proto::runc::v1::Options>(&options).ok().flatten());
         let info = json!({
             "sandboxID": record.pod,
             "pid": record.pid,
@@ -152,10 +153,7 @@ fn status(id: &str, record: &ContainerRecord) -> wire::ContainerStatus {
         annotations: config.annotations.clone(),
         mounts: record.mounts.clone(),
         log_path: record.log_path.clone(),
-        resources: record
-            .resources
-            .clone()
-            .map(|linux| wire::ContainerResources { linux: Some(linux), windows: None }),
+        resources: record.resources.clone().map(|linux| wire::ContainerResources { linux: Some(linux), windows: None }),
         image_id: record.image_id.clone(),
         user: record.user.clone().map(|linux| wire::ContainerUser { linux: Some(linux) }),
         stop_signal: signal::to_wire(&record.stop_signal).into(),
@@ -205,11 +203,8 @@ mod tests {
     #[test]
     fn a_status_says_what_the_user_called_the_image() {
         let mut record = record(&[]);
-        let image = wire::ImageSpec {
-            image: "sha256:1".into(),
-            user_specified_image: "busybox".into(),
-            ..Default::default()
-        };
+        let image =
+            wire::ImageSpec { image: "sha256:1".into(), user_specified_image: "busybox".into(), ..Default::default() };
         record.config.as_mut().unwrap().image = Some(image);
         record.image_id = "sha256:1".into();
         record.image_ref = "r@sha256:2".into();

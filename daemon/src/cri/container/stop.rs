@@ -52,7 +52,8 @@ impl Cri {
     pub(super) async fn stop_within(&self, container: &Arc<Container>, grace: Duration) -> Result<(), Failure> {
         let record = container.record();
         let state = of_container(&record);
-        if judge(state, record.removing, Act::Stop) == Verdict::Done && state != wire::ContainerState::ContainerCreated {
+        if judge(state, record.removing, Act::Stop) == Verdict::Done && state != wire::ContainerState::ContainerCreated
+        {
             return Ok(());
         }
         if state == wire::ContainerState::ContainerCreated {

@@ -31,7 +31,9 @@ impl Cri {
         let record = container.record();
         let state = of_container(&record);
         if judge(state, record.removing, Act::Update) != Verdict::Go {
-            return Err(CriError::State(format!("container {:?} is in {} state", container.id, state.as_str_name())).into());
+            return Err(
+                CriError::State(format!("container {:?} is in {} state", container.id, state.as_str_name())).into()
+            );
         }
         let old = record.resources.clone().unwrap_or_default();
         let wanted = resources::merged(&old, &update);
@@ -65,7 +67,11 @@ impl Cri {
             if state == wire::ContainerState::ContainerRunning
                 && let Err(failure) = self.update_task(&container, &only_limits(&before), &request.annotations).await
             {
-                warn!(container = container.id, error = failure.message(), "limits that are not on record stay in force");
+                warn!(
+                    container = container.id,
+                    error = failure.message(),
+                    "limits that are not on record stay in force"
+                );
             }
             return Err(failure);
         }

@@ -29,7 +29,10 @@ pub(super) struct Volume {
 /// There are too many, or one leads nowhere.
 pub(super) fn plan(declared: &[String], mounts: &[Mount], folder: &Path) -> Result<Vec<Volume>, CriError> {
     if declared.len() > MAX_VOLUMES {
-        return Err(CriError::Invalid(format!("the image declares {} volumes, {MAX_VOLUMES} are allowed", declared.len())));
+        return Err(CriError::Invalid(format!(
+            "the image declares {} volumes, {MAX_VOLUMES} are allowed",
+            declared.len()
+        )));
     }
     let mut planned: Vec<Volume> = Vec::new();
     for volume in declared {
@@ -65,7 +68,8 @@ fn clean(path: &str) -> Result<String, CriError> {
 /// # Errors
 /// It cannot be made or copied.
 pub(super) fn make(volume: &Volume, root: &Path) -> Result<(), CriError> {
-    let failed = |error: io::Error| CriError::Failed(format!("cannot make the volume for {:?}: {error}", volume.target));
+    let failed =
+        |error: io::Error| CriError::Failed(format!("cannot make the volume for {:?}: {error}", volume.target));
     let made = || {
         if let Some(parent) = volume.source.parent() {
             DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
