@@ -323,6 +323,9 @@ pub(crate) enum Refusal {
     /// Too many commands wait for the same container.
     #[error("{0} commands wait for this container")]
     Queue(usize),
+    /// We were told to end, and are about to.
+    #[error("this shim is ending")]
+    Ending,
     /// The streams of the process are not of the kind for this.
     #[error("cannot attach: {0}")]
     Attach(&'static str),
@@ -385,6 +388,7 @@ impl Classify for Refusal {
             | Self::Attach(_) => Kind::FailedPrecondition,
             Self::Signal(_) | Self::Invalid(_) => Kind::InvalidArgument,
             Self::Queue(_) => Kind::ResourceExhausted,
+            Self::Ending => Kind::Unavailable,
             Self::Checkpoint { source, .. } => source.kind(),
             Self::Executor(error) => error.kind(),
             Self::Stdio(error) => error.kind(),

@@ -3,7 +3,7 @@
 //! ```text
 //! start ──► socket, re-executes itself ──► serve: one thread, one loop, until the container is deleted
 //! delete    cleans up after a server that is dead        runtime …    the built-in executor, short-lived
-//! -v -info  what this is
+//! -v -info  what this is           log-copy    writes the log of a container of another shim
 //! ```
 //!
 //! This file reads the command line and hands over. It must not do anything itself.
@@ -21,6 +21,7 @@ mod info;
 mod io;
 mod journal;
 mod log;
+mod log_copy;
 mod once;
 mod place;
 mod poll;
@@ -61,6 +62,9 @@ fn main() -> ExitCode {
     let words: Vec<OsString> = words.collect();
     if words.first().is_some_and(|word| word == executor::builtin::SUBCOMMAND) {
         return executor::builtin::main(words.into_iter().skip(1));
+    }
+    if words.first().is_some_and(|word| word == log_copy::SUBCOMMAND) {
+        return log_copy::main(words.into_iter().skip(1));
     }
     match args::parse(words).map_err(Failure::from).and_then(|args| run(&args, &program)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -88,13 +88,11 @@ pub(crate) fn run(args: &Args) -> Result<(), ServeError> {
     let events = events.map(|address| PathBuf::from(address::from_url(&address.to_string_lossy())));
     let mount_limit = std::env::var(MOUNT_VARIABLE).ok().and_then(|seconds| seconds.parse().ok());
     let mount_limit = mount_limit.map(std::time::Duration::from_secs);
-    let parts = Parts { listener, namespace: args.namespace.clone(), events, bundle, slots, mount_limit };
+    let parts = Parts { listener, socket, namespace: args.namespace.clone(), events, bundle, slots, mount_limit };
     let mut driver = Driver::new(parts).map_err(setup("watch descriptors"))?;
     trace!("serve.ready");
     let result = driver.run().map_err(ServeError::Loop);
-    if let Some(socket) = socket {
-        let _ = std::fs::remove_file(socket);
-    }
+    driver.remove_socket();
     if let Err(error) = &result {
         log::error!("{error}");
     }

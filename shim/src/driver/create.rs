@@ -28,6 +28,9 @@ pub(crate) const INIT_PID_FILE: &str = "init.pid";
 impl Driver {
     pub(super) fn create(&mut self, request: CreateTask, caller: Caller) -> Result<(), Refusal> {
         let id = request.id.to_string();
+        if self.is_ending {
+            return Err(Refusal::Ending);
+        }
         if self.containers.contains_key(&id) {
             return Err(Refusal::ContainerExists(id));
         }

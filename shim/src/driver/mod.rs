@@ -134,6 +134,8 @@ enum Deadline {
 pub(crate) struct Parts {
     /// The socket to serve on.
     pub listener: UnixListener,
+    /// Its name, which goes when nobody new is to come.
+    pub socket: Option<PathBuf>,
     /// The namespace of all containers.
     pub namespace: String,
     /// Where events go.
@@ -156,6 +158,7 @@ pub(crate) struct Driver {
     /// Readable when a signal has come.
     signals: &'static OwnedFd,
     clients: Clients,
+    socket: Option<PathBuf>,
     publisher: Publisher,
     slots: Slots,
     mount_limit: Duration,
@@ -210,6 +213,7 @@ impl Driver {
             watches,
             signals,
             clients,
+            socket: parts.socket,
             slots: parts.slots,
             mount_limit: parts.mount_limit.unwrap_or(MOUNT),
             containers: BTreeMap::new(),
@@ -502,7 +506,16 @@ impl Driver {
         if !self.is_ending {
             log::info!("{who} asks for the end");
             self.is_ending = true;
+            // Whoever starts a container of the same group from now on must not find us, but make another.
+            self.remove_socket();
             self.timers.set(LINGER, Deadline::Linger);
+        }
+    }
+
+    /// Removes the name of the socket, once: another may have it afterwards.
+    pub(crate) fn remove_socket(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            let _ = std::fs::remove_file(socket);
         }
     }
 

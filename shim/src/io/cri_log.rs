@@ -11,7 +11,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -54,6 +54,17 @@ impl CriLog {
         self.file = open(&self.path)?;
         (self.is_torn, self.has_complained) = (false, false);
         Ok(())
+    }
+
+    /// Opens the file again if the one of its name is another by now: for those who are told by nobody.
+    pub(crate) fn follow(&mut self) {
+        let place = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+        let own = self.file.metadata().map(place).ok();
+        if own != std::fs::metadata(&self.path).map(place).ok()
+            && let Err(error) = self.reopen()
+        {
+            log::error!("cannot open {} again: {error}", self.path.display());
+        }
     }
 
     /// Takes in what the process has written, and logs the lines that are whole now.
@@ -157,6 +168,20 @@ mod tests {
 
     fn now() -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::new(1, 5)
+    }
+
+    #[test]
+    fn who_is_told_by_nobody_sees_that_the_log_was_turned_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, old) = (folder.path().join("log"), folder.path().join("old"));
+        let mut log = CriLog::open(&path, "stdout", 100).unwrap();
+        log.follow();
+        log.write(b"one\nha", now());
+        std::fs::rename(&path, &old).unwrap();
+        log.follow();
+        log.write(b"lf\n", now());
+        let lines = |path: &Path| std::fs::read_to_string(path).unwrap().replace(&format!("{TIME} stdout F "), "");
+        assert_eq!((lines(&old), lines(&path)), ("one\n".to_owned(), "half\n".to_owned()));
     }
 
     fn logged(max_line: usize, pieces: &[&str]) -> Vec<String> {

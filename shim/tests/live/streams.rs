@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use proto::task::v3 as wire;
 
-use crate::machine::{Machine, assert_gone, executors, read_in_background};
+use crate::machine::{Machine, assert_gone, eventually, executors, read_in_background};
 
 #[test]
 fn a_stuck_reader_delays_neither_the_exit_nor_loses_output() {
@@ -112,6 +112,31 @@ fn a_logger_gets_both_streams_and_has_ended_when_the_delete_returns() {
         assert_eq!(read("log-err"), "to err\n");
         assert_eq!(read("log-who"), format!("{} shim-test key a value\n", container.id));
         client.shut_down();
+        assert_gone(&container);
+    }
+}
+
+#[test]
+fn a_logger_that_never_ends_delays_a_delete_but_not_for_ever_and_is_killed() {
+    // One executor is enough: it takes as long as the shim is patient.
+    for executor in executors().into_iter().take(1) {
+        let mut machine = Machine::new(executor);
+        let mut container = machine.container(&["echo", "hello"]);
+        let (logger, pid) = (machine.path().join("logger"), machine.path().join("pid"));
+        let script = format!(
+            "#!/bin/busybox sh\ntrap '' TERM\necho $$ >{}\nexec 5>&-\nwhile true; do /bin/busybox sleep 0.1; done\n",
+            pid.display()
+        );
+        fs::write(&logger, script).unwrap();
+        fs::set_permissions(&logger, fs::Permissions::from_mode(0o755)).unwrap();
+        container.request.stdout = format!("binary://{}", logger.display());
+        let mut client = machine.create(&container);
+        client.start(&container.id, "").unwrap();
+        assert_eq!(client.wait(&container.id, "").unwrap(), 0, "the exit does not wait");
+        let pid = fs::read_to_string(&pid).unwrap();
+        client.delete(&container.id, "").unwrap();
+        client.shut_down();
+        eventually("it is killed", || !std::path::Path::new(&format!("/proc/{}/root/bin", pid.trim())).exists());
         assert_gone(&container);
     }
 }
