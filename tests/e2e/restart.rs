@@ -19,13 +19,13 @@ fn status(daemon: &Gantryd, id: &str) -> anyhow::Result<String> {
 }
 
 /// Events as `gantry events` prints them, one JSON document a line.
-struct Events {
+pub(crate) struct Events {
     child: Child,
     lines: mpsc::Receiver<String>,
 }
 
 impl Events {
-    fn listen(daemon: &Gantryd) -> anyhow::Result<Self> {
+    pub(crate) fn listen(daemon: &Gantryd) -> anyhow::Result<Self> {
         let mut child = daemon
             .gantry_command(&["--json", "events"])
             .stdin(Stdio::null())
@@ -45,7 +45,7 @@ impl Events {
     }
 
     /// The next event with this topic about this container.
-    fn next(&self, topic: &str, id: &str, limit: Duration) -> anyhow::Result<serde_json::Value> {
+    pub(crate) fn next(&self, topic: &str, id: &str, limit: Duration) -> anyhow::Result<serde_json::Value> {
         let end = std::time::Instant::now() + limit;
         loop {
             let left = end.saturating_duration_since(std::time::Instant::now());

@@ -41,6 +41,24 @@ pub fn find(program: &str) -> anyhow::Result<PathBuf> {
     found.with_context(|| format!("{program} is not installed: `make deps` installs what the tests need"))
 }
 
+/// The folder with a package of the next Debian, which is unpacked on first use and never installed: `root` is as it would be
+/// installed, `bin` has a starter for each program, with its own libraries.
+///
+/// # Errors
+/// When it cannot be fetched.
+pub fn trixie(package: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("find this program")?;
+    let target = own
+        .ancestors()
+        .find(|folder| folder.join("CACHEDIR.TAG").is_file())
+        .context("this program is not in a target folder")?;
+    let folder = target.join("gantry-trixie");
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("trixie.sh");
+    let ran = crate::run(&script, &[folder.as_os_str(), package.as_ref()])?;
+    ran.ok().with_context(|| format!("unpack {package} of the next Debian"))?;
+    Ok(folder)
+}
+
 fn is_program(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
     path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)

@@ -181,7 +181,11 @@ impl Attempt {
             None => {
                 parts.log = inner.copy_log(&key, &parts.bundle);
                 parts.may_run = true;
-                inner.launcher.launch(&key, &parts.bundle, runtime, options.as_ref()).await?
+                tokio::select! {
+                    shim = inner.launcher.launch(&key, &parts.bundle, runtime, options.as_ref()) => shim?,
+                    // A `start` that hangs is killed. Ours has none, and takes no time.
+                    () = gone.cancelled(), if runtime.kind == RuntimeKind::Foreign => return Err(TaskError::Gone),
+                }
             }
         };
         let is_fresh = parts.sandbox.is_none();
@@ -300,6 +304,9 @@ async fn rewrite_bootstrap(shim: &Shim, bundle: &Bundle) {
 impl Inner {
     /// Ends a shim that has no task, or is to have none: kindly, then not.
     pub(super) async fn give_up(&self, shim: &Shim, key: &Key) {
+        if self.is_named_by_others(key, shim.socket()).await {
+            return shim.close();
+        }
         let limit = self.settings.timeouts.shutdown;
         shim.learn_process(key.id.as_str(), ASK_TIME).await;
         let message = ShutdownRequest { id: key.id.to_string(), now: true };

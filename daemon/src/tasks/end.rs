@@ -8,7 +8,7 @@
 //! Whichever comes first takes the task out of the list and does the rest alone. What was begun is finished even if the
 //! client goes away.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 use super::bundle::Bundle;
 use super::error::TaskError;
 use super::outbox::Outgoing;
-use super::record::{PublishedExit, read_journal};
+use super::record::{Bootstrap, PublishedExit, read_journal};
 use super::registry::{Key, Reservation};
 use super::service::Inner;
 use super::task::Task;
@@ -178,9 +178,9 @@ impl Inner {
         }
     }
 
-    /// Ends a shim that has no task any more, and removes its files.
+    /// Ends a shim that has no task any more, and removes the task's files.
     async fn dismiss(&self, task: &Task, reservation: Reservation<Task>) {
-        if task.is_in_sandbox {
+        if task.is_in_sandbox || self.has_other_tasks(task) {
             task.shim.close();
             self.remove_files(task.bundle.clone(), None).await;
             return drop(reservation);
@@ -202,6 +202,26 @@ impl Inner {
         }
         self.remove_files(task.bundle.clone(), Some(&task.shim)).await;
         drop(reservation);
+    }
+
+    /// Whether the shim has other tasks, as one for a group has: it is theirs as well.
+    fn has_other_tasks(&self, task: &Task) -> bool {
+        let socket = task.shim.socket();
+        self.registry.list().iter().any(|(key, other)| *key != task.key && other.shim.socket() == socket)
+    }
+
+    /// The same by what is on disk, for the time before tasks are taken over.
+    pub(super) async fn is_named_by_others(&self, key: &Key, socket: &Path) -> bool {
+        let (folder, own, socket) =
+            (self.settings.bundles().join(key.namespace.as_str()), key.id.to_string(), socket.to_owned());
+        blocking::run(move || {
+            let others = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            others.filter(|entry| entry.file_name() != *own).any(|entry| {
+                let bootstrap = Bootstrap::read(&entry.path()).ok().flatten();
+                bootstrap.and_then(|bootstrap| bootstrap.socket()).is_some_and(|other| other == socket)
+            })
+        })
+        .await
     }
 
     /// What became of a task whose shim ended during a call.

@@ -3,10 +3,12 @@
 //! ```text
 //!  gantry-shim:  we listen, write bootstrap.json, start it with our socket            one process start
 //!  any other:    `shim … start` starts the server itself and prints its address       two
+//!  a group:      the same with every shim; it prints the address of the group's shim if there is one
 //! ```
 //!
 //! Either way the shim is in a session of its own, gets nothing of ours but what is meant for it, and outlives us.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -49,6 +51,12 @@ const LISTEN_FD_VARIABLE: &str = "GANTRY_SHIM_LISTEN_FD";
 /// The longest path a socket can have, less its end, as containerd counts it.
 const MAX_SOCKET_PATH_BYTES: usize = 106;
 
+/// The spec in the bundle.
+const CONFIG_FILE: &str = "config.json";
+
+/// The annotations that put a container into a group (containerd's contract).
+const GROUP_ANNOTATIONS: [&str; 2] = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
+
 /// How long connecting to a shim that said it listens may take.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 
@@ -82,8 +90,12 @@ impl Launcher {
         options: Option<&Any>,
     ) -> Result<Shim, LaunchError> {
         let (bootstrap, process) = match runtime.kind {
-            RuntimeKind::Gantry => self.start_with_socket(key, bundle, runtime).await?,
-            RuntimeKind::Foreign => (self.start_by_command(key, bundle, runtime, options).await?, None),
+            RuntimeKind::Gantry if !is_in_group(&bundle.path).await => {
+                self.start_with_socket(key, bundle, runtime).await?
+            }
+            RuntimeKind::Gantry | RuntimeKind::Foreign => {
+                (self.start_by_command(key, bundle, runtime, options).await?, None)
+            }
         };
         let connected = self.connect(&key.namespace, &bootstrap, CONNECT_TIME).await;
         if let Some(process) = process {
@@ -279,11 +291,34 @@ impl Launcher {
         .encode_to_vec()
     }
 
-    /// The socket of a task (containerd's contract). Groups share one; here each task is its own group.
+    /// The socket of a task (containerd's contract). Groups share one, which their shims find; here a task is its own group.
     fn socket_path(&self, key: &Key) -> PathBuf {
         let name = self.settings.grpc_address.join(key.namespace.as_str()).join(key.id.as_str());
         self.settings.socket_dir.join(Digest::sha256(name.as_os_str().as_encoded_bytes()).hex())
     }
+}
+
+/// Whether the spec in the bundle names a group whose containers share one shim.
+async fn is_in_group(bundle: &Path) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Spec {
+        #[serde(default)]
+        annotations: HashMap<String, String>,
+    }
+    let file = bundle.join(CONFIG_FILE);
+    blocking::run(move || {
+        let Ok(bytes) = fs::read(file) else { return false };
+        // Most specs name none, and need not be parsed for that.
+        let names_one = |name: &&str| bytes.windows(name.len()).any(|window| window == name.as_bytes());
+        if !GROUP_ANNOTATIONS.iter().any(|name| names_one(name)) {
+            return false;
+        }
+        let spec: Option<Spec> = serde_json::from_slice(&bytes).ok();
+        spec.is_some_and(|spec| {
+            GROUP_ANNOTATIONS.iter().any(|name| spec.annotations.get(*name).is_some_and(|group| !group.is_empty()))
+        })
+    })
+    .await
 }
 
 fn spawn_error(binary: &Path) -> impl FnOnce(io::Error) -> LaunchError {

@@ -154,6 +154,17 @@ impl Tasks {
         self.inner.launcher.info(&runtime.binary, options.as_ref()).await
     }
 
+    /// The program that writes logs in the CRI's form for tasks of a runtime, named as in [`runtime_info`](Self::runtime_info), whose
+    /// shim does not do that itself; `None` if it does, or if there is no such runtime.
+    pub async fn logger(&self, runtime: &str, path: &str) -> Option<std::path::PathBuf> {
+        let (settings, name, path) = (self.inner.settings.clone(), runtime.to_owned(), path.to_owned());
+        blocking::run(move || {
+            let runtime = runtime::resolve(&name, &path, &settings).ok()?;
+            (runtime.kind == runtime::RuntimeKind::Foreign).then(|| settings.gantry_shim.clone())
+        })
+        .await
+    }
+
     /// Makes a task for a container and gives its first process, which waits to be started.
     ///
     /// # Errors

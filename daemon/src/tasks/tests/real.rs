@@ -70,7 +70,11 @@ impl Rig {
     }
 
     async fn create(&self, daemon: &Daemon, id: &str, command: &str) -> Result<u32, super::super::TaskError> {
-        record(&self.store, id, self.shim.to_str().unwrap(), spec(id, command).as_bytes());
+        self.create_from(daemon, id, &spec(id, command)).await
+    }
+
+    async fn create_from(&self, daemon: &Daemon, id: &str, spec: &str) -> Result<u32, super::super::TaskError> {
+        record(&self.store, id, self.shim.to_str().unwrap(), spec.as_bytes());
         let image = self.folder.path().join("image").display().to_string();
         let rootfs =
             vec![Mount { r#type: "bind".into(), source: image, target: String::new(), options: vec!["rbind".into()] }];
@@ -255,6 +259,36 @@ async fn a_restart_under_living_and_dying_containers(shim: &Path) {
     daemon.end().await;
 }
 
+async fn a_group_in_one_shim(shim: &Path) {
+    let Some(rig) = Rig::new(shim) else { return };
+    let daemon = rig.daemon();
+    let group = format!("group-{}", rig.folder.path().display());
+    let annotations = format!(r#""annotations":{{"io.containerd.runc.v2.group":"{group}"}},"linux":{{"#);
+    for id in ["first", "second", "third"] {
+        let spec = spec(id, "exec sleep 1000").replace(r#""linux":{"#, &annotations);
+        rig.create_from(&daemon, id, &spec).await.unwrap();
+        let request = api::StartRequest { container_id: id.into(), exec_id: String::new() };
+        daemon.tasks.start(namespace(), request).await.unwrap();
+    }
+    assert_eq!(rig.shims().len(), 1, "all in one");
+    let remove = async |daemon: &Daemon, id: &str| {
+        daemon.tasks.kill(namespace(), kill(id)).await.unwrap();
+        assert_eq!(daemon.tasks.wait(namespace(), wait(id, "")).await.unwrap().exit_status, 137);
+        assert_eq!(daemon.tasks.delete(namespace(), id).await.unwrap().exit_status, 137);
+    };
+    remove(&daemon, "first").await;
+    daemon.end().await;
+    let daemon = rig.daemon();
+    assert_eq!(daemon.tasks.recover().await, Recovery { adopted: 2, ..Default::default() });
+    remove(&daemon, "second").await;
+    let states: Vec<_> = daemon.tasks.list(&namespace()).await.iter().map(|p| p.status()).collect();
+    assert_eq!(states, [Status::Running], "the others' shim is not ended with one of them");
+    remove(&daemon, "third").await;
+    eventually(|| rig.shims().is_empty()).await;
+    rig.assert_clean();
+    daemon.end().await;
+}
+
 async fn a_client_that_leaves_at_any_moment(shim: &Path) {
     let Some(rig) = Rig::new(shim) else { return };
     let daemon = rig.daemon();
@@ -337,6 +371,7 @@ with_each_shim! {
     a_restart_under_living_and_dying_containers
     a_shim_that_is_killed
     a_client_that_leaves_at_any_moment
+    a_group_in_one_shim
 }
 
 #[tokio::test]
