@@ -479,6 +479,7 @@ fn open_folders(config: &Config) -> Result<Opened, StartError> {
     let options = store_options(config);
     let store = rescue::open(&home.metadata(), options, config)?;
     let blobs = BlobStore::open(&home.content())?;
+    blobs.verify_on_read(config.verify_on_read);
     let (drivers, told) = open_drivers(config, &home, &store);
     Ok(Opened { home, store, blobs, drivers, told })
 }

@@ -92,6 +92,8 @@ pub enum Which {
     Default,
     /// The one in force: defaults, file with its imports, flags
     Dump,
+    /// What the file says, without defaults, as version 3
+    Migrate,
 }
 
 impl Args {

@@ -46,6 +46,14 @@ fn run(args: &Args) -> anyhow::Result<()> {
             print!("{}", config.to_toml());
             Ok(())
         }
+        Some(Command::Config { which: Which::Migrate }) => {
+            let config = configure(args)?;
+            for warning in config.document.warnings() {
+                eprintln!("gantryd: {}: key {}: {}", warning.file.display(), warning.key, warning.reason);
+            }
+            print!("{}", config.document.migrated());
+            Ok(())
+        }
         Some(Command::Publish { namespace, topic }) => {
             let address = configure(args)?.grpc.socket.address;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -296,3 +296,23 @@ fn a_full_disk_is_said_and_the_ingest_survives_it() {
     rustix::mount::unmount(dir.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
     outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
+
+#[test]
+fn a_damaged_blob_is_not_read_where_blobs_are_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = BlobStore::open(dir.path()).unwrap();
+    let key = IngestKey { namespace: model::Namespace::new("n").unwrap(), reference: "r".into() };
+    let mut ingest = blobs.ingest(&key, 0, None).unwrap();
+    ingest.write(b"good bytes").unwrap();
+    let digest = ingest.commit(None, None).unwrap().digest;
+    blobs.verify_on_read(true);
+    for _ in 0..2 {
+        assert_eq!(blobs.read(&digest, 100).unwrap(), b"good bytes");
+    }
+    let path = blobs.path(&digest);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, b"evil bytes").unwrap();
+    assert!(matches!(blobs.read(&digest, 100), Err(BlobError::Corrupt { .. })));
+    blobs.verify_on_read(false);
+    assert_eq!(blobs.read(&digest, 100).unwrap(), b"evil bytes");
+}

@@ -53,7 +53,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// The version of a file is not one that is understood.
-    #[error("{}: version {version} is not supported, this daemon reads versions up to 3", file.display())]
+    #[error("{}: version {version} is not supported, this daemon reads versions up to 4", file.display())]
     Version {
         /// The file.
         file: PathBuf,
@@ -117,6 +117,17 @@ impl Document {
     /// What was in the files.
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// What the files say as one file of version 3, the tables of the Kubernetes interface in their new places.
+    pub fn migrated(&self) -> String {
+        let mut table = self.table.clone();
+        table.remove("imports");
+        table.insert("version".into(), Value::Integer(3));
+        if let Some(Value::Table(plugins)) = table.get_mut("plugins") {
+            split_cri(plugins);
+        }
+        toml::to_string(&table).expect("a table of plain values can be written")
     }
 
     fn merge_file(&mut self, file: &Path, seen: &mut BTreeSet<PathBuf>) -> Result<(), ConfigError> {
@@ -232,6 +243,7 @@ impl Document {
                 config.restart_interval = interval;
             }
         }
+        config.verify_on_read = self.value(&["content", "verify_on_read"]).and_then(Value::as_bool).unwrap_or_default();
         let journal = |key| self.value(&["journal", key]);
         let whole = |key| journal(key).and_then(Value::as_integer).and_then(|number| u64::try_from(number).ok());
         let keep = &mut config.journal;
@@ -344,6 +356,10 @@ fn migrate(file: &Path, table: &mut Table) -> Result<(), ConfigError> {
     };
     match version {
         2 | 3 => return Ok(()),
+        4 => {
+            take_listeners_out(table);
+            return Ok(());
+        }
         0 | 1 => {}
         _ => return Err(ConfigError::Version { file: file.to_owned(), version }),
     }
@@ -361,6 +377,96 @@ fn migrate(file: &Path, table: &mut Table) -> Result<(), ConfigError> {
     }
     Ok(())
 }
+
+/// Before version 3 the Kubernetes interface was one plugin; its keys are those of three now.
+fn split_cri(plugins: &mut Table) {
+    const OLD: &str = "io.containerd.grpc.v1.cri";
+    const OF_STREAMS: [&str; 6] = [
+        "disable_tcp_service",
+        "stream_server_address",
+        "stream_server_port",
+        "stream_idle_timeout",
+        "enable_tls_streaming",
+        "x509_key_pair_streaming",
+    ];
+    const OF_IMAGES: [&str; 6] = [
+        "registry",
+        "max_concurrent_downloads",
+        "image_pull_progress_timeout",
+        "image_pull_with_sync_fs",
+        "image_decryption",
+        "stats_collect_period",
+    ];
+    let Some(Value::Table(old)) = plugins.remove(OLD) else { return };
+    let (mut own, mut images, mut runtime) = (Table::new(), Table::new(), Table::new());
+    for (key, value) in old {
+        match (key.as_str(), value) {
+            ("sandbox_image", value) => {
+                images.insert("pinned_images".into(), Value::Table(Table::from_iter([("sandbox".to_owned(), value)])));
+            }
+            ("containerd", Value::Table(mut inner)) => {
+                for of_images in ["snapshotter", "disable_snapshot_annotations", "discard_unpacked_layers"] {
+                    images.extend(inner.remove(of_images).map(|value| (of_images.to_owned(), value)));
+                }
+                runtime.insert(key, Value::Table(inner));
+            }
+            (name, value) if OF_STREAMS.contains(&name) => {
+                own.insert(key, value);
+            }
+            (name, value) if OF_IMAGES.contains(&name) => {
+                images.insert(key, value);
+            }
+            (_, value) => {
+                runtime.insert(key, value);
+            }
+        }
+    }
+    for (name, keys) in [(OLD, own), ("io.containerd.cri.v1.images", images), ("io.containerd.cri.v1.runtime", runtime)] {
+        if keys.is_empty() {
+            continue;
+        }
+        let table = plugins.entry(name).or_insert_with(|| Value::Table(Table::new()));
+        if let Value::Table(table) = table {
+            // What is said in the new place counts.
+            let said = std::mem::replace(table, keys);
+            merge(table, said, false);
+        }
+    }
+}
+
+/// Version 4 has a plugin for each socket; here they are tables of the top level, as in the versions before. What a plugin has
+/// under another name than such a table stays where it is, and is named as unknown.
+fn take_listeners_out(table: &mut Table) {
+    table.insert("version".into(), Value::Integer(3));
+    let Some(Value::Table(plugins)) = table.get_mut("plugins") else { return };
+    let mut taken = Vec::new();
+    for (plugin, name) in LISTENERS {
+        if let Some(Value::Table(settings)) = plugins.remove(plugin) {
+            taken.push((name, settings));
+        }
+    }
+    let tcp = plugins.remove("io.containerd.server.v1.grpc-tcp");
+    for (name, settings) in taken {
+        let own = table.entry(name).or_insert_with(|| Value::Table(Table::new()));
+        if let Value::Table(own) = own {
+            merge(own, settings, false);
+        }
+    }
+    if let Some(Value::Table(tcp)) = tcp {
+        let own = table.entry("grpc").or_insert_with(|| Value::Table(Table::new()));
+        if let Value::Table(own) = own {
+            own.extend(tcp.into_iter().map(|(key, value)| (format!("tcp_{key}"), value)));
+        }
+    }
+}
+
+/// The plugins of version 4 that are sockets, and the tables they are in before.
+const LISTENERS: [(&str, &str); 4] = [
+    ("io.containerd.server.v1.grpc", "grpc"),
+    ("io.containerd.server.v1.ttrpc", "ttrpc"),
+    ("io.containerd.server.v1.debug", "debug"),
+    ("io.containerd.server.v1.metrics", "metrics"),
+];
 
 /// Puts `from` over `into`: values replace, tables merge, lists at the top level append.
 fn merge(into: &mut Table, from: Table, top: bool) {

@@ -1,4 +1,4 @@
-//! What the daemon is told to be: containerd's configuration file in versions up to 3, and the flags that override it.
+//! What the daemon is told to be: containerd's configuration file in versions up to 4, and the flags that override it.
 //!
 //! [`mod@file`] reads and merges files, [`schema`] knows every key and says which are honoured; here is what comes out: one value
 //! with types, never changed after the start. A key that is not honoured is named in a warning, a wrong value is an error that
@@ -67,6 +67,8 @@ pub struct Config {
     pub runtimes: BTreeMap<String, PathBuf>,
     /// Whether a namespace must send content that another one has.
     pub isolated_content: bool,
+    /// Whether blobs are compared with their digests before they are read.
+    pub verify_on_read: bool,
     /// Garbage collection.
     pub gc: Gc,
     /// Moving images.
@@ -231,6 +233,7 @@ impl Default for Config {
             journal: crate::journal::Settings::default(),
             runtimes: BTreeMap::new(),
             isolated_content: false,
+            verify_on_read: false,
             gc: Gc {
                 pause_threshold: 0.02,
                 deletion_threshold: 0,

@@ -103,6 +103,8 @@ const ROWS: &[Row] = &[
     (&["plugins", "io.containerd.internal.v1.restart", "interval"], Honoured(Type::Duration)),
     (&["timeouts", "*"], Honoured(Type::Duration)),
     (&["metadata", "engine"], Honoured(Type::OneOf(&["sled", "redb"]))),
+    (&["content", "verify_on_read"], Honoured(Type::Flag)),
+    (&["content", "fs_verity"], Unsupported("blobs are not sealed by fs-verity; content.verify_on_read compares them with their digests")),
     (&["journal", "enabled"], Honoured(Type::Flag)),
     (&["journal", "max_age"], Honoured(Type::Duration)),
     (&["journal", "max_events"], Honoured(Type::Count)),

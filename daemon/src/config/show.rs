@@ -32,6 +32,7 @@ impl Config {
         set(&mut table, &["plugins", restart, "interval"], text(&go_duration(self.restart_interval)));
         let engine = if self.engine == Engine::Redb { "redb" } else { "sled" };
         set(&mut table, &["metadata", "engine"], text(&engine));
+        set(&mut table, &["content", "verify_on_read"], Value::Boolean(self.verify_on_read));
         set(&mut table, &["journal", "enabled"], Value::Boolean(self.journal.enabled));
         set(&mut table, &["journal", "max_age"], text(&go_duration(self.journal.max_age)));
         set(&mut table, &["journal", "max_events"], count(self.journal.max_events));

@@ -129,6 +129,47 @@ fn flags_count_more_than_the_file_and_the_ttrpc_socket_follows() {
 }
 
 #[test]
+fn version_four_has_its_sockets_among_the_plugins() {
+    let config = config(
+        "version = 4\n[plugins.'io.containerd.server.v1.grpc']\naddress = '/g'\nuid = 3\n\
+         [plugins.'io.containerd.server.v1.metrics']\naddress = ':1338'\n\
+         [plugins.'io.containerd.server.v1.debug']\naddress = '/d'\nlevel = 'debug'\n\
+         [plugins.'io.containerd.server.v1.grpc-tcp']\naddress = '127.0.0.1:9'\n[other]\nx = 1",
+    );
+    assert_eq!((config.grpc.socket.address.to_str(), config.grpc.socket.uid), (Some("/g"), 3));
+    assert_eq!(config.metrics.address, Some(([0, 0, 0, 0], 1338).into()));
+    assert_eq!(config.debug.map(|socket| socket.address), Some("/d".into()));
+    assert_eq!(config.log.level, Level::Debug);
+    let mut warned: Vec<_> = config.document.warnings().iter().map(|warning| warning.key.as_str()).collect();
+    warned.sort_unstable();
+    assert_eq!(warned, ["grpc.tcp_address", "other"]);
+}
+
+#[test]
+fn an_old_file_becomes_one_of_version_three_that_means_the_same() {
+    let old = "version = 2\n[plugins.'io.containerd.grpc.v1.cri']\nsandbox_image = 'p:1'\nenable_selinux = true\n\
+               stream_server_port = '7'\n[plugins.'io.containerd.grpc.v1.cri'.containerd]\nsnapshotter = 's'\n\
+               default_runtime_name = 'crun'\n[plugins.'io.containerd.grpc.v1.cri'.registry]\nconfig_path = '/certs'";
+    let new = config(old).document.migrated();
+    let table: toml::Table = new.parse().unwrap();
+    let at = |path: &[&str]| {
+        let mut value = toml::Value::Table(table.clone());
+        for part in path {
+            value = value.get(*part).unwrap_or_else(|| panic!("{path:?} is not in\n{new}")).clone();
+        }
+        value
+    };
+    let (images, runtime) = ("io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime");
+    assert_eq!(at(&["version"]).as_integer(), Some(3));
+    assert_eq!(at(&["plugins", images, "pinned_images", "sandbox"]).as_str(), Some("p:1"));
+    assert_eq!(at(&["plugins", images, "snapshotter"]).as_str(), Some("s"));
+    assert_eq!(at(&["plugins", images, "registry", "config_path"]).as_str(), Some("/certs"));
+    assert_eq!(at(&["plugins", runtime, "enable_selinux"]).as_bool(), Some(true));
+    assert_eq!(at(&["plugins", runtime, "containerd", "default_runtime_name"]).as_str(), Some("crun"));
+    assert_eq!(at(&["plugins", "io.containerd.grpc.v1.cri", "stream_server_port"]).as_str(), Some("7"));
+}
+
+#[test]
 fn keys_that_do_nothing_are_named() {
     let config = config(
         "version = 2\ncolour = 1\n[plugins.\"io.containerd.grpc.v1.cri\"]\nno_such_key = 'x'\n[grpc]\nadress = '/x'",

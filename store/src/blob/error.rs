@@ -48,6 +48,14 @@ pub enum BlobError {
         /// What was promised.
         wanted: Digest,
     },
+    /// The bytes on disk are not what their name says.
+    #[error("content {digest} is damaged: its bytes hash to {got}")]
+    Corrupt {
+        /// Its name.
+        digest: Digest,
+        /// What is there.
+        got: Digest,
+    },
     /// An offset beyond the end.
     #[error("offset {offset} is beyond the end at {end}")]
     OutOfRange {
@@ -89,6 +97,7 @@ impl Classify for BlobError {
             Self::Locked { .. } => Kind::Unavailable,
             Self::Reference { .. } => Kind::InvalidArgument,
             Self::Size { .. } | Self::Digest { .. } => Kind::FailedPrecondition,
+            Self::Corrupt { .. } => Kind::DataLoss,
             Self::OutOfRange { .. } => Kind::OutOfRange,
             Self::TooLarge { .. } | Self::Space { .. } => Kind::ResourceExhausted,
             Self::Io { .. } => Kind::Internal,

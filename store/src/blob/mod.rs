@@ -15,6 +15,7 @@ mod error;
 mod ingest;
 mod layout;
 mod read;
+mod verify;
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -31,6 +32,7 @@ pub use read::BlobReader;
 
 use error::IoContext;
 use layout::{IngestDir, Layout};
+use verify::Verification;
 
 /// The longest reference of an ingest, in bytes.
 pub const MAX_REFERENCE_BYTES: usize = 4096;
@@ -79,6 +81,7 @@ struct Inner {
     layout: Layout,
     /// The folders of ingests that are open. In memory only: whoever held one in an earlier process is gone.
     open: Mutex<HashSet<PathBuf>>,
+    verification: Verification,
 }
 
 impl BlobStore {
@@ -88,7 +91,13 @@ impl BlobStore {
     /// [`BlobError`] when the folders cannot be made.
     pub fn open(root: &Path) -> Result<Self, BlobError> {
         let layout = Layout::make(root).during("making the content folders")?;
-        Ok(Self { inner: Arc::new(Inner { layout, open: Mutex::default() }) })
+        Ok(Self { inner: Arc::new(Inner { layout, open: Mutex::default(), verification: Verification::default() }) })
+    }
+
+    /// Compares each blob with its name before it is read, from now on or no more. Once is enough as long as its file stays the
+    /// same. Whoever is given only the path of a blob is not covered.
+    pub fn verify_on_read(&self, wanted: bool) {
+        self.inner.verification.set_wanted(wanted);
     }
 
     /// The size of a blob, `None` if there is none of that name.
@@ -111,13 +120,17 @@ impl BlobStore {
     /// Opens a blob for reading.
     ///
     /// # Errors
-    /// [`BlobError::NotFound`], or what the file system said.
+    /// [`BlobError::NotFound`], [`BlobError::Corrupt`] if blobs are compared, or what the file system said.
     pub fn file(&self, digest: &Digest) -> Result<File, BlobError> {
         match File::open(self.path(digest)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(BlobError::NotFound { digest: digest.clone() })
             }
-            file => file.during("opening content"),
+            file => {
+                let mut file = file.during("opening content")?;
+                self.inner.verification.check(digest, &mut file)?;
+                Ok(file)
+            }
         }
     }
 

@@ -13,7 +13,7 @@ const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 impl Rig {
     fn diff(&self) -> DiffClient<DiffServer<api::diff::Service>> {
         let mounts = MountDir::new(self.dir.path().join("mounts"));
-        DiffClient::new(DiffServer::new(api::diff::Service::new(self.meta.clone(), mounts)))
+        DiffClient::new(DiffServer::new(api::diff::Service::new(self.meta.clone(), mounts, Default::default())))
     }
 
     async fn mounts(&self, key: &str, parent: &str) -> Vec<Mount> {

@@ -5,8 +5,10 @@ mod gc;
 mod images;
 mod layers;
 mod leases;
+mod random;
 mod recovery;
 mod remote;
+mod scale;
 mod snapshots;
 mod upload;
 
