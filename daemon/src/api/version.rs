@@ -8,7 +8,7 @@ use super::unscoped;
 
 /// The version that clients see. They choose their ways by the first part, so it is the line of containerd whose calls are
 /// served; the rest is ours.
-pub const VERSION: &str = concat!("v1.7.24+gantry.", env!("CARGO_PKG_VERSION"));
+pub const VERSION: &str = concat!("v2.3.0+gantry.", env!("CARGO_PKG_VERSION"));
 
 /// The commit this was built from, if the build was told.
 pub const REVISION: &str = match option_env!("GANTRY_REVISION") {

@@ -279,7 +279,7 @@ pub struct Left {
 }
 
 impl Left {
-    /// Looks until leases are gone: they are let go beside the answer.
+    /// Looks until leases and snapshots that were being filled are gone: they are let go beside the answer.
     pub async fn of(server: &Server) -> Self {
         let mut left = Self::default();
         for _ in 0..200 {
@@ -289,7 +289,7 @@ impl Left {
                 snapshots: snapshots(server).await.into_iter().map(|snapshot| snapshot.name).collect(),
                 leases: leases(server).await,
             };
-            if left.leases == 0 {
+            if left.leases == 0 && !left.snapshots.iter().any(|name| name.starts_with("extract-")) {
                 break;
             }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;

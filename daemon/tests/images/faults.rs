@@ -262,7 +262,9 @@ async fn a_config_that_does_not_fit_its_manifest_is_refused() {
     let image = made.image_of("amd64", &[layer(&[("a", b"a")])], Compress::Gzip, &[]);
     let (server, fake) = (Server::start().await, Fake::of(&made, &image.manifest).await);
     refused(pull(&server, &fake.name("a:t")).await, Code::InvalidArgument, "0 diff ids, but its manifest has 1 layers");
-    nothing_left(Left::of(&server).await);
+    // A layer that was on its way may be left to be gone on with.
+    let left = Left::of(&server).await;
+    assert_eq!((left.images.len(), left.snapshots.len(), left.leases), (0, 0, 0), "{left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,3 +22,4 @@ mod server;
 mod streams;
 mod tls;
 mod trixie;
+mod umoci;

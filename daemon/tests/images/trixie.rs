@@ -47,7 +47,9 @@ async fn it_pulls_pushes_tags_exports_and_imports_by_the_daemon() {
     let index = made.index(&[("amd64", &here)]);
     let name = registry.push(&made, &index, "from:t");
     let server = Server::start().await;
-    let out = done(&server, &["images", "pull", "--local=false", "--plain-http", &name]).await;
+    // It asks to unpack only for a platform that is named.
+    let unpack = ["--platform", "linux/amd64", "--snapshotter", "overlayfs"];
+    let out = done(&server, &[&["images", "pull", "--local=false", "--plain-http"], &unpack[..], &[&name]].concat()).await;
     assert!(out.contains("Pulling from OCI Registry") && out.contains("saved"), "{out}");
     assert_eq!(image_names(&server).await, [name.as_str()]);
     assert_eq!(snapshots(&server).await.len(), 3);

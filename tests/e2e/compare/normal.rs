@@ -31,7 +31,7 @@ const RULES: &[(&str, &str, &str)] = &[
     (r"UUID: [0-9a-f-]{36}", "UUID: <uuid>", "each daemon has its own"),
     (
         r"v1\.7\.24\+gantry\.[0-9A-Za-z.-]+\n  Revision: \S+",
-        "v1.7.24+gantry.<version>\n  Revision: <revision>",
+        "v2.3.0+gantry.<version>\n  Revision: <revision>",
         "ours changes with each release",
     ),
     (r"\^[@D]", "", "what `script` types at the end of its input is echoed until ctr has switched that off"),

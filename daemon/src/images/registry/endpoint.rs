@@ -332,12 +332,11 @@ impl Endpoint {
         if login.number != seen {
             return Ok(login.known.clone());
         }
-        let credentials = match &self.host.credentials {
-            Some(known) => known.clone(),
-            None => {
-                let asked = context.asker.ask(&self.host.address, &context.reference.to_string(), &challenges).await;
-                asked.map_err(|source| refused(error::causes(&source)))?
-            }
+        let asked = context.asker.ask(&self.host.address, &context.reference.to_string(), &challenges).await;
+        let credentials = match asked.map_err(|source| refused(error::causes(&source)))? {
+            // What the caller has counts more than what is configured.
+            Credentials::Anonymous => self.host.credentials.clone().unwrap_or(Credentials::Anonymous),
+            credentials => credentials,
         };
         let service = challenge::token_services(&challenges).into_iter().next();
         let credentials = match credentials {

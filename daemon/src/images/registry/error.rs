@@ -266,7 +266,6 @@ impl Classify for RegistryError {
             Self::NotFound { .. } => Kind::NotFound,
             Self::Denied { .. } | Self::Credentials { .. } => Kind::PermissionDenied,
             Self::Status { status: 429, .. } => Kind::ResourceExhausted,
-            Self::Status { status: 400..=407 | 409..=424 | 426..=499, .. } => Kind::FailedPrecondition,
             Self::Status { .. } | Self::Broken { .. } | Self::Slow { .. } => Kind::Unavailable,
             Self::TooLarge { .. } => Kind::ResourceExhausted,
             Self::Protocol { .. } => Kind::Unknown,
