@@ -93,8 +93,33 @@ impl Cri {
         .await
     }
 
+    /// Asks the plugins whether the networks of pods are what they were, which is told in the pods' verbose status, and lets them give
+    /// back what belongs to no pod any more. In the background: plugins may take their time.
+    fn look_at_networks(&self) {
+        let cri = self.clone();
+        self.inner.tracker.spawn(async move {
+            for pod in cri.inner.index.pods() {
+                let record = pod.record();
+                if record.phase() == PodPhase::Running && !record.netns.is_empty() {
+                    cri.check_network(&pod).await;
+                }
+            }
+            let lists = cri.inner.net.lists(None).unwrap_or_default();
+            let attachments = || {
+                let up = cri.inner.index.all_pods().into_iter().filter(|pod| !pod.record().network_down);
+                let of = |pod: std::sync::Arc<super::Pod>| {
+                    let networks = pod.record().networks.clone();
+                    networks.into_iter().map(move |network| (pod.id.clone(), network.interface))
+                };
+                up.flat_map(of).collect()
+            };
+            cri.inner.net.collect(&lists, attachments).await;
+        });
+    }
+
     /// Starts what runs beside calls. To be called once, after [`Cri::recover`].
     pub async fn start(&self) {
+        self.look_at_networks();
         self.start_nri().await;
         self.start_stats();
         if let Err(failure) = self.start_streaming().await {

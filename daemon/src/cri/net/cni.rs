@@ -296,6 +296,11 @@ pub(super) async fn status(dirs: &[PathBuf], list: &List, limit: Duration) -> Re
     Ok(())
 }
 
+/// Whether a list's plugins can be told what is still in use.
+pub(super) fn collects(list: &List) -> bool {
+    list.is_since(WITH_STATUS) && list.document["disableGC"] != true
+}
+
 /// Tells which attachments are still in use: container and interface.
 pub(super) async fn collect(
     dirs: &[PathBuf],
@@ -303,7 +308,7 @@ pub(super) async fn collect(
     attachments: &[(String, String)],
     limit: Duration,
 ) -> Result<(), NetworkError> {
-    if !list.is_since(WITH_STATUS) || list.document["disableGC"] == true {
+    if !collects(list) {
         return Ok(());
     }
     let valid: Vec<Value> = attachments

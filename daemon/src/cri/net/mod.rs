@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::Value;
+use tokio::sync::RwLock;
 use tracing::warn;
 
 use super::Settings;
@@ -36,12 +37,17 @@ const SETUP_TIME: Duration = Duration::from_secs(100);
 /// How long one plugin may take to take something down or to look at it.
 const TEARDOWN_TIME: Duration = Duration::from_secs(60);
 
+/// How long one plugin may take to collect; pods wait for it.
+const COLLECT_TIME: Duration = Duration::from_secs(10);
+
 /// The networks there are.
 #[derive(Debug)]
 pub struct Networks {
     settings: Cni,
     /// Where network namespaces are.
     folder: PathBuf,
+    /// Whoever sets something up holds it with others; collection holds it alone, so that nothing new is taken for a left-over.
+    gate: RwLock<()>,
 }
 
 /// Which pod it is about.
@@ -63,7 +69,7 @@ impl Networks {
         } else {
             PathBuf::from("/var/run/netns")
         };
-        Self { settings: settings.cni.clone(), folder }
+        Self { settings: settings.cni.clone(), folder, gate: RwLock::default() }
     }
 
     /// The file of a new network namespace; nothing is made yet.
@@ -102,6 +108,7 @@ impl Networks {
     /// # Errors
     /// What the first plugin that failed says.
     pub async fn set_up(&self, subject: &Subject, networks: &mut [Network]) -> Result<(), NetworkError> {
+        let _gate = self.gate.read().await;
         let dirs = &self.settings.bin_dirs;
         let mut failed = None;
         if self.settings.serially {
@@ -158,10 +165,17 @@ impl Networks {
         Ok(())
     }
 
-    /// Tells the plugins which attachments there are, so that they can give back what belongs to none.
-    pub async fn collect(&self, lists: &[List], attachments: &[(String, String)]) {
+    /// Tells the plugins which attachments there are, so that they can give back what belongs to none. `attachments` is asked for
+    /// when nothing is being set up.
+    pub async fn collect(&self, lists: &[List], attachments: impl FnOnce() -> Vec<(String, String)>) {
+        let lists: Vec<_> = lists.iter().filter(|list| cni::collects(list)).collect();
+        if lists.is_empty() {
+            return;
+        }
+        let _gate = self.gate.write().await;
+        let attachments = attachments();
         for list in lists {
-            if let Err(error) = cni::collect(&self.settings.bin_dirs, list, attachments, TEARDOWN_TIME).await {
+            if let Err(error) = cni::collect(&self.settings.bin_dirs, list, &attachments, COLLECT_TIME).await {
                 warn!(network = list.name, %error, "a network cannot collect what is left over");
             }
         }

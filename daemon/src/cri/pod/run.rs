@@ -17,7 +17,7 @@ use super::super::net::{Subject, args, netns};
 use super::super::record::{self, POD_EXTENSION, PodPhase, PodRecord};
 use super::super::settings::Handler;
 use super::super::spec::Capabilities;
-use super::super::spec::security::seccomp;
+use super::super::spec::security::{seccomp, selinux};
 use super::super::{Cri, CriError, KIND_SANDBOX, Pod, id, labels_with_kind, names};
 use super::cgroups_path;
 use super::spec::{self, Parts};
@@ -210,6 +210,7 @@ impl Cri {
         record.image = image.id().to_owned();
         let files = self.files_of_pod(&pod.id);
         let security = record.security().cloned().unwrap_or_default();
+        let selinux = selinux(security.selinux_options.as_ref(), self.inner.settings.selinux)?;
         let security = wire::LinuxContainerSecurityContext {
             seccomp: security.seccomp,
             seccomp_profile_path: security.seccomp_profile_path,
@@ -227,6 +228,7 @@ impl Cri {
             image_name: image.names.first().map_or(image.id(), String::as_str),
             least_oom_score: least_oom_score(self.inner.settings.restrict_oom_score_adj),
             seccomp,
+            selinux,
         })?;
         let spec = Any { type_url: SPEC_URL.into(), value: spec.to_string().into_bytes() };
         let name = image.names.first().cloned().unwrap_or_default();

@@ -45,6 +45,8 @@ pub(super) struct Parts<'a> {
     pub(super) least_oom_score: i64,
     /// Its seccomp profile, if it has one.
     pub(super) seccomp: Option<Value>,
+    /// Its SELinux labels, of the process and of its files, if it has some.
+    pub(super) selinux: Option<(String, String)>,
 }
 
 /// The folder of a cgroup below the parent that the kubelet made: for systemd `<slice>:cri-containerd:<id>`.
@@ -66,8 +68,8 @@ pub fn cgroups_path(parent: &str, id: &str) -> String {
 pub(super) fn validate(config: &PodSandboxConfig) -> Result<(), CriError> {
     let invalid = |why: &str| Err(CriError::Invalid(why.to_owned()));
     let Some(metadata) = &config.metadata else { return invalid("sandbox config must include metadata") };
-    if metadata.name.is_empty() || metadata.namespace.is_empty() || metadata.uid.is_empty() {
-        return invalid("sandbox metadata must have a name, a namespace and a uid");
+    if metadata.name.is_empty() {
+        return invalid("sandbox metadata must have a name");
     }
     if config.hostname.len() > 64 || config.hostname.contains(['\0', '/', '\n']) {
         return invalid("the hostname is not usable: it has at most 64 characters");
@@ -221,6 +223,10 @@ pub(super) fn spec(parts: &Parts<'_>) -> Result<Value, CriError> {
     if !host_network && !config.hostname.is_empty() {
         spec["hostname"] = config.hostname.clone().into();
     }
+    if let Some((process, files)) = &parts.selinux {
+        spec["process"]["selinuxLabel"] = process.clone().into();
+        spec["linux"]["mountLabel"] = files.clone().into();
+    }
     if let Some(profile) = &parts.seccomp {
         spec["linux"]["seccomp"] = profile.clone();
     }
@@ -359,6 +365,7 @@ mod tests {
             image_name: "pause",
             least_oom_score: -500,
             seccomp: None,
+            selinux: None,
         };
         spec(&parts).unwrap()
     }
@@ -411,11 +418,19 @@ mod tests {
         for change in [
             |c: &mut PodSandboxConfig| c.hostname = "h".repeat(65),
             |c: &mut PodSandboxConfig| c.metadata.as_mut().unwrap().uid.clear(),
-            |c: &mut PodSandboxConfig| c.port_mappings = vec![PortMapping { host_port: 65536, ..PortMapping::default() }],
+            |c: &mut PodSandboxConfig| {
+                c.port_mappings = vec![PortMapping { host_port: 65536, ..PortMapping::default() }]
+            },
             |c: &mut PodSandboxConfig| c.port_mappings = vec![PortMapping { protocol: 9, ..PortMapping::default() }],
-            |c: &mut PodSandboxConfig| c.port_mappings = vec![PortMapping { host_ip: "x".into(), ..PortMapping::default() }],
-            |c: &mut PodSandboxConfig| c.dns_config = Some(DnsConfig { servers: vec!["a\nb".into()], ..DnsConfig::default() }),
-            |c: &mut PodSandboxConfig| c.linux = Some(LinuxPodSandboxConfig { cgroup_parent: "/a/../b".into(), ..Default::default() }),
+            |c: &mut PodSandboxConfig| {
+                c.port_mappings = vec![PortMapping { host_ip: "x".into(), ..PortMapping::default() }]
+            },
+            |c: &mut PodSandboxConfig| {
+                c.dns_config = Some(DnsConfig { servers: vec!["a\nb".into()], ..DnsConfig::default() })
+            },
+            |c: &mut PodSandboxConfig| {
+                c.linux = Some(LinuxPodSandboxConfig { cgroup_parent: "/a/../b".into(), ..Default::default() })
+            },
             |c: &mut PodSandboxConfig| {
                 let sysctls = BTreeMap::from([("../x".to_owned(), "1".to_owned())]);
                 c.linux = Some(LinuxPodSandboxConfig { sysctls, ..Default::default() });

@@ -92,6 +92,26 @@ impl Cri {
         }
     }
 
+    /// Asks the plugins whether the network of a pod is what it was; if not, the pod's verbose status says why.
+    pub(in crate::cri) async fn check_network(&self, pod: &Arc<Pod>) {
+        let record = pod.record();
+        let subject = Subject {
+            id: pod.id.clone(),
+            netns: Some(PathBuf::from(&record.netns)),
+            arguments: args::cni_args(&pod.id, &record.metadata()),
+        };
+        let Err(error) = self.inner.net.check(&subject, &record.networks).await else { return };
+        warn!(pod = pod.id, %error, "the network of a pod is not what it was");
+        let _turn = self.inner.turns.take(&pod.id).await;
+        if pod.record().phase() != PodPhase::Running {
+            return;
+        }
+        let text = error.to_string();
+        if let Err(failure) = self.change_pod(pod, |record| record.network_error = text).await {
+            debug!(pod = pod.id, error = failure.message(), "that is not recorded");
+        }
+    }
+
     /// Takes the network of a pod down. Its namespace goes last, and only if its plugins are done with it.
     async fn try_end_network(&self, id: &str, record: &PodRecord) -> Result<(), Failure> {
         let path = PathBuf::from(&record.netns);
