@@ -40,12 +40,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            max_age: Duration::from_secs(7 * 24 * 3600),
-            max_events: 100_000,
-            max_bytes: 64 << 20,
-        }
+        Self { enabled: true, max_age: Duration::from_secs(7 * 24 * 3600), max_events: 100_000, max_bytes: 64 << 20 }
     }
 }
 

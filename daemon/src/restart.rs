@@ -21,8 +21,8 @@ use proto::services::tasks::v1 as api;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::api::fields::Path;
 use crate::api::Failure;
+use crate::api::fields::Path;
 use crate::blocking;
 use crate::containers::{Container, Containers};
 use crate::meta::Meta;

@@ -30,7 +30,8 @@ fn a_containerd_is_taken_over_and_that_can_be_taken_back() -> anyhow::Result<()>
     peer.ctr(&["namespaces", "create", "other", "colour=blue"])?.ok()?;
     peer.ctr(&["-n", "other", "images", "import", &archive])?.ok()?;
     peer.ctr(&["leases", "create", "--id", "held"])?.ok()?;
-    let write = ["run", "--null-io", "--label", "a=b", BUSYBOX_NAME, "mig-c1", "sh", "-c", "echo mine > /note; cat /note"];
+    let write =
+        ["run", "--null-io", "--label", "a=b", BUSYBOX_NAME, "mig-c1", "sh", "-c", "echo mine > /note; cat /note"];
     peer.ctr(&write)?.ok()?;
     peer.ctr(&["tasks", "delete", "mig-c1"])?;
     let mut before = Vec::new();
@@ -101,7 +102,9 @@ fn sorted_labels(line: &str) -> String {
         })
         .collect();
     // How long ago it was is not a matter of what is there.
-    words.retain(|word| !["seconds", "minutes", "minute", "second", "less", "than", "a", "About"].contains(&word.as_str()));
+    words.retain(|word| {
+        !["seconds", "minutes", "minute", "second", "less", "than", "a", "About"].contains(&word.as_str())
+    });
     words.retain(|word| word.parse::<u32>().is_err());
     words.join(" ")
 }

@@ -1,10 +1,10 @@
 //! `gantry events`
 
 use client::{Client, ClientError};
-use proto::prost_types::Any;
 use proto::gantry::v1::gap::Cause;
 use proto::gantry::v1::subscribe_request::Start;
 use proto::gantry::v1::{Gap, SubscribeRequest as JournalRequest};
+use proto::prost_types::Any;
 use proto::services::events::v1::SubscribeRequest;
 use proto::types::Envelope;
 use serde_json::{Value, json};

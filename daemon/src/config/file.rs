@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use snapshotter::overlay::LayerFormat;
 use model::platform::Platform;
+use snapshotter::overlay::LayerFormat;
 use toml::{Table, Value};
 
 use crate::meta::layers::{Processor, Processors};
@@ -421,7 +421,8 @@ fn split_cri(plugins: &mut Table) {
             }
         }
     }
-    for (name, keys) in [(OLD, own), ("io.containerd.cri.v1.images", images), ("io.containerd.cri.v1.runtime", runtime)] {
+    for (name, keys) in [(OLD, own), ("io.containerd.cri.v1.images", images), ("io.containerd.cri.v1.runtime", runtime)]
+    {
         if keys.is_empty() {
             continue;
         }

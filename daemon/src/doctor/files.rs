@@ -35,6 +35,7 @@ const STATE: &[(&str, &str)] = &[
     ("io.containerd.sandbox.controller.v1.shim", "bundles of sandboxes"),
     ("io.containerd.grpc.v1.cri", "pods and containers of Kubernetes"),
     ("cri", "pods and containers of Kubernetes"),
+    ("gantry.untold", "events of shims that were not told yet"),
     ("netns", "network namespaces of pods"),
 ];
 

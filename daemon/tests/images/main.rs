@@ -9,6 +9,7 @@ mod fake;
 mod faults;
 mod fixtures;
 mod hosts;
+mod lazy;
 mod operations;
 mod parts;
 mod policy;
