@@ -263,8 +263,14 @@ mod tests {
         file.write_all(b"abc").unwrap();
         blob.grows(&reader, 3);
         let mut follower = Follow::new(blob.watch(), 6, CancellationToken::new()).reader();
-        let reading = tokio::task::spawn_blocking(move || follower.read_to_end(&mut Vec::new()));
+        let mut follower = tokio::task::spawn_blocking(move || {
+            follower.read_exact(&mut [0; 3]).unwrap();
+            follower
+        })
+        .await
+        .unwrap();
         blob.starts_over();
+        let reading = tokio::task::spawn_blocking(move || follower.read_to_end(&mut Vec::new()));
         assert!(reading.await.unwrap().is_err());
 
         let given_up = CancellationToken::new();
