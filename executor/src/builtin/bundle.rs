@@ -1,4 +1,4 @@
-//! What libcontainer gets to see of a bundle: a folder of links to the real one, with a `config.json` that was changed
+//! What libcontainer gets to see of a bundle: a folder with a link to the root of the real one, and a `config.json` that was changed
 //! where this machine or libcontainer needs it. Every change that weakens what was asked for is returned as a warning.
 //!
 //! Changed are: `linux.cgroupsPath` (default `/<id>`), `process.oomScoreAdj` and `process.rlimits` (clamped where this
@@ -10,7 +10,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use nix::sys::resource::{Resource, getrlimit};
 use serde_json::{Map, Value, json};
@@ -51,14 +51,17 @@ pub(super) fn read(path: &Path) -> Result<Value, String> {
     serde_json::from_slice(&bytes).map_err(|error| format!("{shown}: {error}"))
 }
 
-/// Makes the view in `folder`, which must not exist.
+/// Makes the view in `folder`, which must not exist: the spec, and a link to what its root path begins with.
 pub(super) fn make_view(bundle: &Path, folder: &Path, spec: &Value) -> io::Result<()> {
     fs::create_dir(folder)?;
-    for entry in fs::read_dir(bundle)? {
-        let entry = entry?;
-        if entry.file_name() != "config.json" {
-            symlink(entry.path(), folder.join(entry.file_name()))?;
-        }
+    let root = Path::new(spec.pointer("/root/path").and_then(Value::as_str).unwrap_or("rootfs"));
+    let first = root.components().find_map(|part| match part {
+        Component::Normal(name) => Some(name),
+        _ => None,
+    });
+    // One link, not one for each file of the bundle: they are made and removed with every container.
+    if let Some(first) = first.filter(|_| root.is_relative()) {
+        symlink(bundle.join(first), folder.join(first))?;
     }
     write_json(&folder.join("config.json"), spec)
 }
