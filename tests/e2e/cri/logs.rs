@@ -103,6 +103,39 @@ fn the_last_words_are_in_the_log_when_the_end_is_told() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_shim_that_knows_no_such_logs_has_one_all_the_same() -> anyhow::Result<()> {
+    let shim = harness::programs::find("containerd-shim-runc-v2")?;
+    let config = format!(
+        "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.debian]\nruntime_type = \"io.containerd.runc.v2\"\nruntime_path = {shim:?}\n"
+    );
+    let mut rig = Rig::with_config(&config)?;
+    let pod = rig.run_pod_with(rig.pod_config("foreign"), "debian")?;
+    let (status, output) = rig.run_to_end(&pod, script_config("short", "echo out; echo err >&2; exit 3"))?;
+    ensure!(status.exit_code == 3 && output.len() == "out\nerr\n".len(), "{status:?} {output}");
+    let script = "i=0; while test $i -lt 300; do i=$((i+1)); echo $i; sleep 0.01; done; sleep 1000";
+    let id = rig.run(&pod, script_config("long", script))?;
+    let path = rig.status(&id)?.log_path;
+    let request = || cri::ReopenContainerLogRequest { container_id: id.clone() };
+    eventually("there is output", || {
+        ensure!(std::fs::metadata(&path).is_ok_and(|meta| meta.len() > 0));
+        Ok(())
+    })?;
+    let aside = format!("{path}.1");
+    std::fs::rename(&path, &aside)?;
+    rig.ask(rig.cri().reopen_container_log(request()))?;
+    rig.daemon.kill9()?;
+    let expected: String = (1..=300).map(|number| format!("{number}\n")).collect();
+    eventually("all of it arrives, whether or not there is a daemon", || {
+        let all = content(&format!("{}{}", std::fs::read_to_string(&aside)?, std::fs::read_to_string(&path)?))?;
+        ensure!(all == expected, "{} of {} bytes", all.len(), expected.len());
+        Ok(())
+    })?;
+    rig.daemon.launch()?;
+    rig.stop(&id, 0)?;
+    Ok(())
+}
+
+#[test]
 fn who_wants_no_log_gets_none() -> anyhow::Result<()> {
     let rig = Rig::start()?;
     let pod = rig.pod("nolog")?;

@@ -81,7 +81,12 @@ impl Rig {
 
     /// Runs a pod.
     pub(super) fn run_pod(&self, config: cri::PodSandboxConfig) -> anyhow::Result<Pod> {
-        let request = cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        self.run_pod_with(config, "")
+    }
+
+    /// Runs a pod by a runtime handler.
+    pub(super) fn run_pod_with(&self, config: cri::PodSandboxConfig, handler: &str) -> anyhow::Result<Pod> {
+        let request = cri::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: handler.into() };
         let id = self.ask(self.cri().run_pod_sandbox(request))?.pod_sandbox_id;
         Ok(Pod { id, config })
     }

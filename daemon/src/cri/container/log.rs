@@ -1,9 +1,12 @@
 //! Where the output of a container goes: a file in the form that kubelets read, written by the shim itself, so that it goes on while
 //! this daemon is away. Here only its name is made, and the shim told to open it anew.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path};
 use std::time::Duration;
 
+use model::error::{Classify as _, Kind};
 use proto::cri as wire;
 use proto::gantry::shim::v1::{ReopenRequest, ReopenResponse};
 use proto::ttrpc::Request;
@@ -11,7 +14,11 @@ use proto::ttrpc::Request;
 use super::super::state::{Act, Verdict, judge, of_container};
 use super::super::{Cri, CriError};
 use crate::api::Failure;
+use crate::blocking;
 use crate::ttrpc::Client;
+
+/// No fifo nor terminal in the place of a log may hold us up.
+const NO_WAITING: i32 = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
 
 /// How long a shim may take to open a log again.
 const REOPENING: Duration = Duration::from_secs(10);
@@ -41,20 +48,24 @@ pub(super) fn path(folder: &str, file: &str) -> Result<String, CriError> {
     Ok(Path::new(folder).join(file).display().to_string())
 }
 
-/// What the shim is told.
-pub(super) fn streams(config: &wire::ContainerConfig, log: &str, max_line: u64) -> Streams {
-    let log =
-        format!("gantry-log://{}?format=cri&max_line={max_line}", escaped(if log.is_empty() { "/" } else { log }));
-    Streams {
-        stdin: match (config.stdin, config.stdin_once) {
-            (false, _) => String::new(),
-            (true, false) => "gantry-attach:///".into(),
-            (true, true) => "gantry-attach:///?once=true".into(),
-        },
-        // A terminal has one output.
-        stderr: if config.tty { String::new() } else { log.clone() },
-        stdout: log,
-    }
+/// What the shim is told. One that cannot write such a log is told to start `logger`, which can.
+pub(super) fn streams(config: &wire::ContainerConfig, log: &str, max_line: u64, logger: Option<&Path>) -> Streams {
+    let log = format!("gantry-log://{}?format=cri&max_line={max_line}", escaped(if log.is_empty() { "/" } else { log }));
+    let Some(logger) = logger else {
+        return Streams {
+            stdin: match (config.stdin, config.stdin_once) {
+                (false, _) => String::new(),
+                (true, false) => "gantry-attach:///".into(),
+                (true, true) => "gantry-attach:///?once=true".into(),
+            },
+            // A terminal has one output.
+            stderr: if config.tty { String::new() } else { log.clone() },
+            stdout: log,
+        };
+    };
+    let program = escaped(&logger.display().to_string());
+    let log = format!("binary://{program}?log-copy={}", escaped(&log).replace('/', "%2F"));
+    Streams { stdin: String::new(), stderr: if config.tty { String::new() } else { log.clone() }, stdout: log }
 }
 
 /// A path in a URI (RFC 3986).
@@ -68,6 +79,12 @@ fn escaped(path: &str) -> String {
         }
         text
     })
+}
+
+/// Makes the file of a log, if there is none of that name any more.
+fn make_anew(path: &Path) -> Result<(), CriError> {
+    let made = OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(NO_WAITING).open(path);
+    made.map(drop).map_err(|error| CriError::Failed(format!("cannot make {}: {error}", path.display())))
 }
 
 impl Cri {
@@ -88,9 +105,16 @@ impl Cri {
         let client = Client::connect(&socket, REOPENING, &self.inner.tracker).await.map_err(|_| gone())?;
         let message = ReopenRequest { id: container.id.clone(), exec_id: String::new() };
         let call = Request::new(proto::service::LOGS, "Reopen", &message).within(REOPENING);
-        let answer: ReopenResponse = client.call(&call).await?;
-        let ReopenResponse {} = answer;
+        let answer = client.call::<ReopenResponse>(&call).await;
         client.close();
+        match answer {
+            // Another shim: whoever writes the log looks itself whether its file is still there.
+            Err(error) if error.kind() == Kind::Unimplemented => {
+                let path = record.log_path.clone();
+                blocking::run(move || make_anew(Path::new(&path))).await?;
+            }
+            answer => drop(answer?),
+        }
         Ok(wire::ReopenContainerLogResponse {})
     }
 }
@@ -117,14 +141,17 @@ mod tests {
     #[test]
     fn the_shim_is_told_by_uri() {
         let config = wire::ContainerConfig::default();
-        let made = streams(&config, "/var/log/a b%/0.log", 16384);
+        let made = streams(&config, "/var/log/a b%/0.log", 16384, None);
         assert_eq!(made.stdout, "gantry-log:///var/log/a%20b%25/0.log?format=cri&max_line=16384");
         assert_eq!((made.stderr == made.stdout, made.stdin.as_str()), (true, ""));
         let terminal = wire::ContainerConfig { tty: true, stdin: true, ..config.clone() };
-        let made = streams(&terminal, "", 0);
+        let made = streams(&terminal, "", 0, None);
         assert_eq!((made.stdout.as_str(), made.stderr.as_str()), ("gantry-log:///?format=cri&max_line=0", ""));
         assert_eq!(made.stdin, "gantry-attach:///");
         let once = wire::ContainerConfig { stdin: true, stdin_once: true, ..config };
-        assert_eq!(streams(&once, "", 0).stdin, "gantry-attach:///?once=true");
+        let foreign = streams(&terminal, "/l/0.log", 9, Some(Path::new("/bin/a b")));
+        let expected = "binary:///bin/a%20b?log-copy=gantry-log%3A%2F%2F%2Fl%2F0.log%3Fformat%3Dcri%26max_line%3D9";
+        assert_eq!((foreign.stdout.as_str(), foreign.stderr.as_str(), foreign.stdin.as_str()), (expected, "", ""));
+        assert_eq!(streams(&once, "", 0, None).stdin, "gantry-attach:///?once=true");
     }
 }

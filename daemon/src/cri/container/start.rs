@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::convert::mount;
 use proto::cri as wire;
 use proto::services::tasks::v1 as api;
-use tracing::{Instrument as _, debug, info};
+use tracing::{Instrument as _, debug, info, warn};
 
 use super::super::record::{self, ContainerRecord};
 use super::super::state::{Act, Verdict, judge, of_container};
@@ -88,7 +88,11 @@ impl Cri {
         let rootfs = blocking::run(move || meta.snapshot_mounts(&name)).await?;
         let none = wire::ContainerConfig::default();
         let config = record.config.as_ref().unwrap_or(&none);
-        let streams = log::streams(config, &record.log_path, inner.settings.max_log_line);
+        let logger = inner.tasks.logger(&handler.runtime_type, &handler.runtime_path).await;
+        if config.stdin && logger.is_some() {
+            warn!(container = container.id, runtime = handler.runtime_type, "a foreign shim: its input is empty");
+        }
+        let streams = log::streams(config, &record.log_path, inner.settings.max_log_line, logger.as_deref());
         let task = CreateTask {
             rootfs: mount::to_wire(rootfs),
             stdin: streams.stdin,
