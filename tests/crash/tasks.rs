@@ -147,7 +147,10 @@ async fn tasks_survive_kills_of_the_daemon_and_of_shims() -> anyhow::Result<()> 
     listener.abort();
     finished.with_context(|| format!("seed {seed}\ngantryd's log:\n{}", tail(&world.daemon.log())))?;
     let [daemons, shims] = world.kills;
-    eprintln!("{steps} steps, {daemons} kills of the daemon, {shims} of shims, {} lives, seed {seed}", world.over.len());
+    eprintln!(
+        "{steps} steps, {daemons} kills of the daemon, {shims} of shims, {} lives, seed {seed}",
+        world.over.len()
+    );
     ensure!(steps > 20 && daemons > 0, "too few steps to test anything");
     Ok(())
 }
@@ -368,7 +371,8 @@ impl World {
         }
         harness::eventually("nothing is left", || {
             let mut left = self.census()?.left_since(before);
-            for entry in std::fs::read_dir(format!("/run/containerd/runc/{NAMESPACE}")).into_iter().flatten().flatten() {
+            for entry in std::fs::read_dir(format!("/run/containerd/runc/{NAMESPACE}")).into_iter().flatten().flatten()
+            {
                 left.push_str(&format!("state {}\n", entry.path().display()));
             }
             ensure!(left.is_empty(), "{left}");
@@ -383,7 +387,11 @@ impl World {
             // A kill between the telling and its record tells it twice; never differently.
             let answers = self.answered.get(&life.id).into_iter().flatten();
             let different: BTreeSet<&u32> = all.iter().chain(answers).collect();
-            ensure!(different.len() == 1, "told were {all:?}, answers were {:?}: {life:?}", self.answered.get(&life.id));
+            ensure!(
+                different.len() == 1,
+                "told were {all:?}, answers were {:?}: {life:?}",
+                self.answered.get(&life.id)
+            );
             ensure!(different.iter().all(|exit| life.exits.contains(exit)), "told was {all:?}: {life:?}");
             ensure!(all.len() <= 3, "told again and again: {all:?}, {life:?}");
         }

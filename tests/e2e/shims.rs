@@ -268,3 +268,22 @@ fn idle_connections_cost_nothing_and_block_nobody() -> anyhow::Result<()> {
     ensure!(daemon.ctr(&["version"])?.code == 0, "and after they are gone");
     Ok(())
 }
+
+#[test]
+fn a_checkpoint_is_content_or_says_what_is_missing() -> anyhow::Result<()> {
+    let daemon = Gantryd::with_busybox()?;
+    daemon.ctr(&["run", "-d", BUSYBOX_NAME, "sh-cp", "sleep", "1000"])?.ok()?;
+    let saved = daemon.ctr(&["tasks", "checkpoint", "sh-cp"])?;
+    if saved.code == 0 {
+        // This machine has criu.
+        ensure!(daemon.ctr(&["images", "ls", "-q"])?.ok()?.contains("checkpoint"), "{saved}");
+    } else {
+        ensure!(saved.stderr.to_lowercase().contains("criu"), "what is missing is named: {saved}");
+        ensure!(status(&daemon, "sh-cp")?.as_deref() == Some("RUNNING"), "and the container runs on");
+    }
+    let left = std::fs::read_dir(std::env::temp_dir())?.flatten();
+    let left: Vec<_> =
+        left.filter(|entry| entry.file_name().to_string_lossy().starts_with("gantry-checkpoint-")).collect();
+    ensure!(left.is_empty(), "{left:?}");
+    Ok(())
+}

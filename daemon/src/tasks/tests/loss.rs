@@ -7,7 +7,7 @@ use proto::convert::time;
 use proto::services::tasks::v1 as api;
 use proto::types::Envelope;
 
-use super::fake::{FakeShim, GOOD_START, PID, commands, install};
+use super::fake::{FakeShim, PID, commands};
 use super::*;
 use crate::ttrpc::events::Sink;
 
