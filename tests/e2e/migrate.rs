@@ -103,7 +103,7 @@ fn sorted_labels(line: &str) -> String {
         .collect();
     // How long ago it was is not a matter of what is there.
     words.retain(|word| {
-        !["seconds", "minutes", "minute", "second", "less", "than", "a", "About"].contains(&word.as_str())
+        !["Less", "seconds", "minutes", "minute", "second", "less", "than", "a", "About"].contains(&word.as_str())
     });
     words.retain(|word| word.parse::<u32>().is_err());
     words.join(" ")

@@ -139,10 +139,10 @@ async fn layers_that_a_plugin_has_are_not_fetched() {
     assert_eq!(first["containerd.io/snapshot/cri.image-ref"], name);
     assert_eq!(first[LABEL_REF], image.chain[0]);
     assert_eq!(first["containerd.io/snapshot/cri.image-layers"], image.layers.join(","));
-    let chain = plugin.state.lock().unwrap();
-    let kinds: Vec<_> = chain.values().map(|info| info.kind()).collect();
-    assert_eq!(kinds, [Kind::Committed; 3], "{chain:#?}");
-    drop(chain);
+    // What was made only to ask goes with the next collection.
+    let there: Vec<Info> = plugin.state.lock().unwrap().values().cloned().collect();
+    let committed = there.iter().filter(|info| info.kind() == Kind::Committed).count();
+    assert_eq!(committed, 3, "{there:#?}");
     server.stop().await;
     serving.abort();
 }

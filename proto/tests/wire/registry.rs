@@ -114,6 +114,10 @@ pub(crate) fn all() -> BTreeMap<String, Reencode> {
             Process, ProcessInfo;
         gantry::shim::v1 =>
             ReopenRequest, ReopenResponse, AttachRequest, AttachInput, AttachOutput;
+        gantry::v1 =>
+            SubscribeRequest, SubscribeResponse, Gap, StateRequest, StateResponse, ExamineRequest, ExamineResponse,
+            Account, Resource, Finding, Summary, ListOperationsRequest, ListOperationsResponse, CancelOperationRequest,
+            CancelOperationResponse, Operation, Part;
         google::rpc =>
             Status;
         grpc::health::v1 =>
