@@ -99,11 +99,7 @@ impl Store {
         self.enqueue(Item::Until(Instant::now() + patience, Box::new(Request::new(work, reply))), answer)
     }
 
-    fn enqueue<T, E: From<StoreError>>(
-        &self,
-        item: Item,
-        answer: oneshot::Receiver<Result<T, E>>,
-    ) -> Pending<T, E> {
+    fn enqueue<T, E: From<StoreError>>(&self, item: Item, answer: oneshot::Receiver<Result<T, E>>) -> Pending<T, E> {
         let Some(queue) = &self.inner.queue else { return Pending::refused(StoreError::Closed) };
         match queue.try_send(item) {
             Ok(()) => Pending::waiting(answer),

@@ -53,7 +53,7 @@ pub(super) struct Size {
 
 pub(super) fn look(doctor: &Doctor, report: &mut Report<'_>) -> Flow {
     let config = &doctor.config;
-    folder(&config.root, ROOT, report, |name| aside(name))?;
+    folder(&config.root, ROOT, report, aside)?;
     folder(&config.state, STATE, report, |name| {
         let path = config.state.join(name);
         let sockets = [&config.grpc.socket.address, &config.ttrpc.address];

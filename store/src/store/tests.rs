@@ -199,7 +199,11 @@ fn a_patient_request_rides_with_the_next_group() {
     put(&store, 1).wait().unwrap();
     patient.wait().map_err(|error: StoreError| error).unwrap();
     assert_eq!(disk.flushes.load(Ordering::SeqCst), 1, "one group for both");
-    store.submit_patiently(Duration::ZERO, |tx| tx.put(&A, b"alone", &Number(1))).wait().map_err(|error: StoreError| error).unwrap();
+    store
+        .submit_patiently(Duration::ZERO, |tx| tx.put(&A, b"alone", &Number(1)))
+        .wait()
+        .map_err(|error: StoreError| error)
+        .unwrap();
     let last = store.submit_patiently(long, |tx| tx.put(&A, b"last", &Number(1)));
     drop(store);
     last.wait().map_err(|error: StoreError| error).unwrap();

@@ -121,9 +121,9 @@ impl Rig {
         match random.below(9) {
             0 | 1 => {
                 // Only what is lower is referred to, so there are no circles.
-                let refers = (0..random.below(3)).filter_map(|_| match random.below(2) {
-                    0 if one > 0 => Some(Thing::Blob(random.below(one))),
-                    _ => Some(Thing::Layer(random.below(THINGS))),
+                let refers = (0..random.below(3)).map(|_| match random.below(2) {
+                    0 if one > 0 => Thing::Blob(random.below(one)),
+                    _ => Thing::Layer(random.below(THINGS)),
                 });
                 let refers: Vec<Thing> = refers.collect();
                 let mut pairs = Vec::new();
