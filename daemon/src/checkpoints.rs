@@ -100,7 +100,7 @@ impl Checkpoints {
             self.tasks.checkpoint(scope.namespace, id, Path::new(&image_path), options).await?;
             return Ok(Vec::new());
         }
-        let folder = blocking::run(|| folder("save")).await?;
+        let folder = blocking::run(|| folder(None)).await?;
         let spec = self.tasks.checkpoint(scope.namespace.clone(), id, folder.path(), options).await?;
         let (meta, mounts) = (self.meta.clone(), self.mounts.clone());
         blocking::run(move || {
@@ -132,10 +132,10 @@ impl Checkpoints {
         if checkpoint.media_type != MEDIA_TYPE {
             return Err(CheckpointError::MediaType { found: checkpoint.media_type });
         }
-        let (meta, namespace) = (self.meta.clone(), namespace.clone());
+        let (meta, namespace, scratch) = (self.meta.clone(), namespace.clone(), self.tasks.scratch());
         blocking::run(move || {
             let blob = meta.content_reader(&namespace, checkpoint.digest)?;
-            let folder = folder("restore")?;
+            let folder = folder(Some(&scratch))?;
             let target = Target { dir: folder.path().to_owned(), whiteouts: Whiteouts::Delete, parents: Vec::new() };
             let encoding = Encoding::from_media_type(ARCHIVE).expect("plain archives are known");
             layer::apply(blob, encoding, &target, &Limits::default(), Durability::Later)?;
@@ -156,10 +156,15 @@ fn image_path(options: Option<&Any>) -> Result<String, CheckpointError> {
     }
 }
 
-/// A folder in the place for temporary files: what a process had in memory is nobody else's to read.
-fn folder(what: &str) -> Result<TempDir, CheckpointError> {
-    let prefix = format!("gantry-checkpoint-{what}-");
-    tempfile::Builder::new().prefix(&prefix).tempdir().map_err(CheckpointError::Folder)
+/// A folder in `place`, or in the place for temporary files. What a process had in memory is nobody else's to read.
+fn folder(place: Option<&Path>) -> Result<TempDir, CheckpointError> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("gantry-checkpoint-");
+    let made = match place {
+        Some(place) => std::fs::create_dir_all(place).and_then(|()| builder.tempdir_in(place)),
+        None => builder.tempdir(),
+    };
+    made.map_err(CheckpointError::Folder)
 }
 
 fn write_blob(meta: &Meta, scope: Scope, bytes: &[u8]) -> Result<Descriptor, CheckpointError> {

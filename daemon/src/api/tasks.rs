@@ -1,5 +1,7 @@
 //! `containerd.services.tasks.v1.Tasks`: tasks, said on the wire.
 
+use std::sync::Arc;
+
 use model::filter::Filters;
 use proto::services::tasks::v1 as wire;
 use proto::services::tasks::v1::tasks_server;
@@ -34,7 +36,9 @@ impl tasks_server::Tasks for TasksService {
         unary(request, async |scope, request| {
             let container_id = request.container_id;
             let checkpoint = match request.checkpoint {
-                Some(checkpoint) => Some(self.checkpoints.open(&scope.namespace, checkpoint.try_into()?).await?),
+                Some(checkpoint) => {
+                    Some(Arc::new(self.checkpoints.open(&scope.namespace, checkpoint.try_into()?).await?))
+                }
                 None => None,
             };
             let task = CreateTask {
@@ -43,7 +47,7 @@ impl tasks_server::Tasks for TasksService {
                 stdout: request.stdout,
                 stderr: request.stderr,
                 terminal: request.terminal,
-                checkpoint: checkpoint.as_ref().map(|folder| folder.path().to_owned()),
+                checkpoint,
                 options: request.options,
                 runtime_path: request.runtime_path,
                 task_api_address: request.task_api_address,

@@ -87,7 +87,11 @@ impl Inner {
     pub(super) async fn recover(self: Arc<Self>) -> Recovery {
         let begun = Instant::now();
         let settings = self.settings.clone();
-        let keys = blocking::run(move || sweep(&settings.bundles(), &settings.works())).await;
+        let keys = blocking::run(move || {
+            discard(&settings.scratch());
+            sweep(&settings.bundles(), &settings.works())
+        })
+        .await;
         // First, so that a task that is taken over finds the sandbox that it belongs to.
         self.recover_sandboxes().await;
         let outbox = self.outbox.clone();

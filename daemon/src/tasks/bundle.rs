@@ -17,15 +17,21 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use model::{ContainerId, Namespace};
 use nix::sys::stat::Mode;
+use tempfile::TempDir;
 
 use super::error::BundleError;
 use super::log::LOG_FILE;
 use super::record::write_binary;
 use super::settings::Settings;
 use super::unmount::{mounts_below, unmount_below};
+use crate::blocking;
+
+/// What the task is restored from.
+const CHECKPOINT_FOLDER: &str = "checkpoint";
 
 /// Names the sandbox in whose shim the task is.
 const SANDBOX_FILE: &str = "sandbox";
@@ -56,6 +62,14 @@ impl Bundle {
     pub(super) fn note_sandbox(&self, sandbox: &str) -> Result<(), BundleError> {
         let path = self.path.join(SANDBOX_FILE);
         fs::write(&path, sandbox).map_err(BundleError::at("write", path))
+    }
+
+    /// Makes a folder with a checkpoint a part of this one, and gives its path.
+    pub(super) async fn take_checkpoint(&self, folder: Arc<TempDir>) -> Result<String, BundleError> {
+        let path = self.path.join(CHECKPOINT_FOLDER);
+        let to = path.clone();
+        blocking::run(move || fs::rename(folder.path(), &to).map_err(BundleError::at("take over", to))).await?;
+        Ok(path.display().to_string())
     }
 
     /// Whether the task is in the shim of a sandbox.

@@ -17,6 +17,7 @@ use proto::task::v3::{
     ShutdownRequest,
 };
 use proto::types::Mount;
+use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, warn};
@@ -54,8 +55,9 @@ pub struct CreateTask {
     pub stderr: String,
     /// Whether the first process gets a terminal.
     pub terminal: bool,
-    /// The folder of the checkpoint to restore it from.
-    pub checkpoint: Option<PathBuf>,
+    /// The checkpoint to restore it from, in a folder in the place of [`Tasks::scratch`](super::Tasks::scratch); it becomes a part of the
+    /// task's own, since some executors read it when the task is started.
+    pub checkpoint: Option<Arc<TempDir>>,
     /// Options for the runtime; the container's if there are none.
     pub options: Option<Any>,
     /// The binary of the shim; if empty, the container's runtime says it.
@@ -176,6 +178,10 @@ impl Attempt {
         // If this fails, it left nothing, or found what is not ours.
         blocking::run(move || bundle.create(&spec, &binary)).await.map_err(LaunchError::from)?;
         parts.has_bundle = true;
+        let checkpoint = match request.checkpoint {
+            Some(folder) => parts.bundle.take_checkpoint(folder).await.map_err(LaunchError::from)?,
+            None => String::new(),
+        };
         let shim = match &parts.sandbox {
             Some(sandbox) => inner.join_sandbox(sandbox, &parts.bundle).await?,
             None => {
@@ -199,7 +205,7 @@ impl Attempt {
             stdin: request.stdin,
             stdout: request.stdout,
             stderr: request.stderr,
-            checkpoint: request.checkpoint.map(|folder| folder.display().to_string()).unwrap_or_default(),
+            checkpoint,
             options,
             ..Default::default()
         };

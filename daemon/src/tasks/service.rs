@@ -397,6 +397,11 @@ impl Tasks {
         Ok(spec)
     }
 
+    /// A folder for what is to become a part of a task; what is left there is removed at the next start.
+    pub fn scratch(&self) -> std::path::PathBuf {
+        self.inner.settings.scratch()
+    }
+
     /// The sandboxes that have a shim.
     pub fn sandboxes(&self) -> super::sandbox::Sandboxes {
         super::sandbox::Sandboxes::new(self.inner.clone())

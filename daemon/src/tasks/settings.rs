@@ -74,6 +74,11 @@ impl Settings {
         self.state.join(TASKS_FOLDER)
     }
 
+    /// The folder below `state` for what is to become a part of a task.
+    pub(super) fn scratch(&self) -> PathBuf {
+        self.state.join("gantry.scratch")
+    }
+
     /// The folder below `state` where ends of tasks are kept until clients were told.
     pub(super) fn untold(&self) -> PathBuf {
         self.state.join("gantry.untold")
