@@ -13,11 +13,12 @@ use model::{Descriptor, Digest, Labels};
 use tracing::{info, warn};
 
 use super::document::{Config, chain_ids};
-use super::fetch::source_label;
+use super::fetch::Fetch;
+use super::progress::Reporter;
 use super::registry::Registry;
 use super::tree::{Tree, is_image_config};
 use super::unpack::{Unpack, UnpackError, runs_on};
-use super::{Images, TransferError, resolve};
+use super::{Images, TransferError};
 use crate::api::Scope;
 use crate::blocking;
 use crate::meta::leases::{nanoseconds, random_text};
@@ -58,13 +59,10 @@ impl Images {
                 needed.extend(one.manifest.layers.iter().map(|layer| layer.digest.clone()));
                 continue;
             }
-            let bytes = if self.has(&scope.namespace, &config.digest)? {
-                self.read(&scope.namespace, &config.digest).await?
-            } else {
-                let bytes = resolve::child(registry, config).await?;
-                self.write(scope, config, bytes.clone(), source_label(registry)).await?;
-                bytes
-            };
+            // A blob, not a document: registries have it elsewhere.
+            let item = Reporter::default().blob(config, &[]);
+            self.fetch(scope, registry, Fetch { blob: config, urls: &[], item: &item, follower: None }).await?;
+            let bytes = self.read(&scope.namespace, &config.digest).await?;
             let parsed = Config::parse(&bytes, &config.digest)?;
             let mut known = one.manifest.layers.len();
             let mut wanted = false;
