@@ -1,6 +1,11 @@
 //! Compares gantryd with Debian's containerd, on this machine, in one run: the same client, the same image, the same calls, turn
 //! and turn about. Prints medians, their ratio and our goal. It judges nothing: a machine with other work to do gives other numbers.
 //!
+//! Removing files is a good part of deleting a container. Where `/run` and `/tmp` are on a disk, mounted with `discard` or busy with something
+//! else, that disk is measured. Where machines are installed for containers they are in memory; to have them so for one run:
+//! `unshare -m sh -c 'mount --make-rprivate / && mount -t tmpfs run /run && mount -t tmpfs tmp /tmp && exec gantry-bench tasks'`, which
+//! puts the roots of both daemons in memory as well.
+//!
 //! Each subject is a *section*: a file of its own with a `SECTION` that is listed in [`SECTIONS`]. A section measures what it
 //! likes with what [`Bench`] gives it and adds rows to the [`Report`].
 

@@ -26,7 +26,7 @@ use proto::services::snapshots::v1::RemoveSnapshotRequest;
 use super::Random;
 
 /// For how long, unless `GANTRY_TASK_SECONDS` says otherwise.
-const SECONDS: u64 = 45;
+const SECONDS: u64 = 35;
 /// Containers at the same time.
 const SLOTS: usize = 4;
 /// Of a hundred steps, during how many the daemon is killed.

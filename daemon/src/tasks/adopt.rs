@@ -89,6 +89,10 @@ impl Inner {
         let settings = self.settings.clone();
         let keys = blocking::run(move || {
             discard(&settings.scratch());
+            // Those of shims that live are left alone. A kill between the making of one and of its shim leaves one that nothing names.
+            for socket in fs::read_dir(&settings.socket_dir).into_iter().flatten().flatten() {
+                super::launch::remove_socket(&socket.path());
+            }
             sweep(&settings.bundles(), &settings.works())
         })
         .await;
