@@ -310,7 +310,7 @@ async fn is_in_group(bundle: &Path) -> bool {
         let Ok(bytes) = fs::read(file) else { return false };
         // Most specs name none, and need not be parsed for that.
         let names_one = |name: &&str| bytes.windows(name.len()).any(|window| window == name.as_bytes());
-        if !GROUP_ANNOTATIONS.iter().any(|name| names_one(name)) {
+        if !GROUP_ANNOTATIONS.iter().any(names_one) {
             return false;
         }
         let spec: Option<Spec> = serde_json::from_slice(&bytes).ok();
