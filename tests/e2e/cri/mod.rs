@@ -4,6 +4,7 @@ mod container;
 mod images;
 mod input;
 mod logs;
+mod many;
 mod network;
 mod node;
 mod pods;

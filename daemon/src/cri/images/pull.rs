@@ -134,7 +134,7 @@ impl Cri {
         self.name_image(fact.id.clone(), target.clone(), labels(pinned)).await?;
         info!(image = own_name, id = fact.id, "image pulled");
         let found = self.find_image(&fact.id).await?;
-        Ok(found.ok_or_else(|| CriError::Missing { what: "image", id: own_name })?)
+        Ok(found.ok_or(CriError::Missing { what: "image", id: own_name })?)
     }
 
     /// Gives a target a name, whatever had it before.

@@ -210,7 +210,8 @@ impl Cri {
         record.image = image.id().to_owned();
         let files = self.files_of_pod(&pod.id);
         let security = record.security().cloned().unwrap_or_default();
-        let selinux = selinux(security.selinux_options.as_ref(), self.inner.settings.selinux)?;
+        let enabled = self.inner.settings.selinux && self.inner.containers_known.host().selinux;
+        let selinux = selinux(security.selinux_options.as_ref(), enabled)?;
         let security = wire::LinuxContainerSecurityContext {
             seccomp: security.seccomp,
             seccomp_profile_path: security.seccomp_profile_path,

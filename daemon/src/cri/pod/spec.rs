@@ -221,7 +221,7 @@ pub(super) fn spec(parts: &Parts<'_>) -> Result<Value, CriError> {
         },
     });
     if !host_network && !config.hostname.is_empty() {
-        spec["hostname"] = config.hostname.clone().into();
+        spec["hostname"] = config.hostname.into();
     }
     if let Some((process, files)) = &parts.selinux {
         spec["process"]["selinuxLabel"] = process.clone().into();
