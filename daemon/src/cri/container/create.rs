@@ -217,6 +217,7 @@ impl Making {
             image_volumes: found.folders,
             ..ContainerRecord::default()
         };
+        let held = found.held;
         cri.nri_create_container(&pod, &self.id, &kept, &mut document).await?;
 
         // From here on a pod that is being stopped sees it, or it is not made.
@@ -244,7 +245,9 @@ impl Making {
         };
         let new = containers::Container { id: self.id.clone(), record: stored };
         inner.containers.create(&inner.namespace, new).await?;
-        Ok(inner.index.add_container(&self.id, kept))
+        let container = inner.index.add_container(&self.id, kept);
+        drop(held);
+        Ok(container)
     }
 
     /// What the user called the image, if the kubelet names it by id alone.

@@ -16,6 +16,7 @@ use tracing::warn;
 
 use super::super::images::KnownImage;
 use super::super::{Cri, CriError, Pod};
+use super::known::InUse;
 use crate::api::Failure;
 use crate::blocking;
 use crate::meta::snapshots::{Access, Prepare, SnapshotName};
@@ -33,6 +34,8 @@ pub(super) struct Found {
     pub reported: Vec<wire::Mount>,
     /// The folders that image volumes are mounted on.
     pub folders: Vec<String>,
+    /// Keeps them mounted until the container is on record.
+    pub held: Vec<InUse>,
 }
 
 impl Cri {
@@ -57,8 +60,11 @@ impl Cri {
             }
             let known = self.find_image(&image.image).await?;
             let known = known.ok_or_else(|| CriError::Missing { what: "image", id: image.image.clone() })?;
-            let folder = self.mount_image_volume(pod, &known).await?;
+            let folder = self.folder_of_image(pod, &known);
+            // Before it is mounted: from here on nobody takes it down.
+            found.held.push(self.inner.containers_known.use_volume(&folder.display().to_string()));
             found.folders.push(folder.display().to_string());
+            self.mount_image_volume(pod, &known, &folder).await?;
             let sub_path = mount.image_sub_path.clone();
             let source = blocking::run(move || below(&folder, &sub_path)).await?;
             let mut bind =
@@ -75,18 +81,20 @@ impl Cri {
         self.state().join("image-volumes").join(pod)
     }
 
+    fn folder_of_image(&self, pod: &Pod, image: &KnownImage) -> PathBuf {
+        self.image_volumes_of(&pod.id).join(hex(image))
+    }
+
     /// Mounts an image for a pod, if that is not done.
-    async fn mount_image_volume(&self, pod: &Pod, image: &KnownImage) -> Result<PathBuf, Failure> {
-        let hex = image.id().rsplit(':').next().unwrap_or_default().to_owned();
-        let folder = self.image_volumes_of(&pod.id).join(&hex);
-        let _turn = self.inner.turns.take(&turn(&folder)).await;
+    async fn mount_image_volume(&self, pod: &Pod, image: &KnownImage, folder: &Path) -> Result<(), Failure> {
+        let _turn = self.inner.turns.take(&turn(folder)).await;
         let name = SnapshotName {
             namespace: self.inner.namespace.clone(),
             snapshotter: self.snapshotter_of_pod(pod),
-            key: view_key(&pod.id, &hex),
+            key: view_key(&pod.id, hex(image)),
         };
         let view = self.view_of_image(&name, image).await?;
-        let at = folder.clone();
+        let at = folder.to_owned();
         blocking::run(move || {
             let failed = |error: &dyn std::error::Error| {
                 CriError::Failed(format!("cannot mount an image on {}: {error}", at.display()))
@@ -97,8 +105,8 @@ impl Cri {
             DirBuilder::new().recursive(true).mode(0o711).create(&at).map_err(|error| failed(&error))?;
             mounts::mount_at(&at, &view).map_err(|error| failed(&error))
         })
-        .await?;
-        Ok(folder)
+        .await
+        .map_err(Failure::from)
     }
 
     /// A view of an image, which is unpacked first if need be.
@@ -124,6 +132,27 @@ impl Cri {
         Ok(prepare().await?)
     }
 
+    /// Takes down what containers used that never came to be. To be called when all records are in the index.
+    pub(super) async fn sweep_image_volumes(&self) {
+        let folder = self.state().join("image-volumes");
+        let found = blocking::run(move || {
+            let pods = fs::read_dir(&folder).into_iter().flatten().flatten();
+            let volumes = |pod: fs::DirEntry| {
+                let name = pod.file_name().into_string().ok()?;
+                let all = fs::read_dir(pod.path()).into_iter().flatten().flatten();
+                Some((name, all.map(|volume| volume.path().display().to_string()).collect::<Vec<_>>()))
+            };
+            pods.filter_map(volumes).collect::<Vec<_>>()
+        })
+        .await;
+        for (pod, folders) in found {
+            let known = self.inner.index.all_pods().into_iter().find(|known| known.id == pod);
+            let handler = known.map(|known| known.record().handler.clone()).unwrap_or_default();
+            let snapshotter = self.inner.settings.snapshotter_of(&handler).to_owned();
+            self.release_image_volumes(&pod, &snapshotter, &folders).await;
+        }
+    }
+
     /// Takes down those of `folders` that no container of the pod uses any more, as far as that is possible.
     pub(super) async fn release_image_volumes(&self, pod: &str, snapshotter: &str, folders: &[String]) {
         for folder in folders {
@@ -134,7 +163,9 @@ impl Cri {
             }
             let _turn = self.inner.turns.take(&turn(&path)).await;
             let users = self.inner.index.containers_of(pod);
-            if users.iter().any(|container| container.record().image_volumes.contains(folder)) {
+            if self.inner.containers_known.uses_volume(folder)
+                || users.iter().any(|container| container.record().image_volumes.contains(folder))
+            {
                 continue;
             }
             let hex = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
@@ -158,6 +189,11 @@ impl Cri {
             .await;
         }
     }
+}
+
+/// The id of an image as the name of a folder.
+fn hex(image: &KnownImage) -> &str {
+    image.id().rsplit(':').next().unwrap_or_default()
 }
 
 fn turn(folder: &Path) -> String {

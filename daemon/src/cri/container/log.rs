@@ -50,7 +50,8 @@ pub(super) fn path(folder: &str, file: &str) -> Result<String, CriError> {
 
 /// What the shim is told. One that cannot write such a log is told to start `logger`, which can.
 pub(super) fn streams(config: &wire::ContainerConfig, log: &str, max_line: u64, logger: Option<&Path>) -> Streams {
-    let log = format!("gantry-log://{}?format=cri&max_line={max_line}", escaped(if log.is_empty() { "/" } else { log }));
+    let log =
+        format!("gantry-log://{}?format=cri&max_line={max_line}", escaped(if log.is_empty() { "/" } else { log }));
     let Some(logger) = logger else {
         return Streams {
             stdin: match (config.stdin, config.stdin_once) {

@@ -112,6 +112,7 @@ impl Cri {
 
     /// Removes folders of containers that never came to be. To be called when all records are in the index, before clients are served.
     pub(in super::super) async fn sweep_container_folders(&self) {
+        self.sweep_image_volumes().await;
         let known: HashSet<String> =
             self.inner.index.containers().iter().map(|container| container.id.clone()).collect();
         let folder = self.folder_of_containers();
