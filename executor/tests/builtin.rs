@@ -148,15 +148,6 @@ fn twenty_at_once_and_again_leave_the_machine_as_it_was() {
 }
 
 #[test]
-fn start_hooks_inside_the_container_are_refused() {
-    let lab = lab();
-    let mut spec = lab.script("true");
-    spec["hooks"] = json!({ "startContainer": [{ "path": "/bin/true" }] });
-    let text = lab.try_create(&spec).err().unwrap().to_string();
-    assert!(text.ends_with("does not support hooks.startContainer"), "{text}");
-}
-
-#[test]
 fn a_profile_that_cannot_be_kept_is_refused() {
     let lab = lab();
     let mut spec = lab.script("true");

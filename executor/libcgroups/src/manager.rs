@@ -35,11 +35,10 @@ enum Place {
 /// The manager of the cgroup at a path.
 ///
 /// # Errors
-/// There are no cgroups here, the path leads elsewhere, or systemd is to make it.
+/// There are no cgroups here, or the path leads elsewhere.
 pub fn create_cgroup_manager(config: CgroupConfig) -> Result<Manager, CreateCgroupSetupError> {
-    if config.systemd_cgroup {
-        return Err(Error::Unsupported { what: "a cgroup made by systemd" }.into());
-    }
+    // `systemd_cgroup` is not looked at: libcontainer sets it for every container with a user namespace, and a caller that
+    // really wants systemd was refused before anything came here.
     let path = join::checked(&config.cgroup_path)?.to_owned();
     let setup = get_cgroup_setup().map_err(|error| Error::Step {
         what: format!("find the cgroups: {error}"),

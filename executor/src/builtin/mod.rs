@@ -14,10 +14,12 @@ mod join;
 mod limits;
 mod log;
 mod loopback;
+mod propagation;
 mod record;
 mod refuse;
 mod sealed;
 mod setup;
+mod start_hooks;
 mod terminal;
 mod verbs;
 mod workload;
@@ -83,6 +85,8 @@ fn run(global: &Global, log: &Log, command: Command) -> Result<(), VerbError> {
     if matches!(command, Command::Create { .. } | Command::Exec { .. }) {
         crate::sys::default_signals();
         let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
+        // But a hook that does not read its state, or a client that is gone, must not end us. The workload sets it back.
+        crate::sys::ignore_broken_pipes();
     }
     // Both would make libcontainer hand descriptors of ours to the container.
     crate::sys::unset_variable(c"LISTEN_FDS");
@@ -116,9 +120,9 @@ fn features() -> serde_json::Value {
     serde_json::json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": OCI_VERSION,
-        "hooks": ["prestart", "createRuntime", "createContainer", "poststart", "poststop"],
+        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "uts"],
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false },
             "seccomp": {
                 "enabled": cfg!(any(target_arch = "x86_64", target_arch = "aarch64")),

@@ -22,11 +22,9 @@ pub fn unsupported(spec: &Value) -> Vec<String> {
     refuse("linux.mountLabel", at("/linux/mountLabel").is_some());
     refuse("process.apparmorProfile", at("/process/apparmorProfile").is_some_and(|_| !apparmor_enabled()));
     refuse("linux.seccomp", seccomp::compile(at("/linux/seccomp")).is_err());
-    // They run in the container, possibly a program of the image, before our workload has dropped the capabilities.
-    refuse("hooks.startContainer", at("/hooks/startContainer").is_some());
     refuse("linux.intelRdt", at("/linux/intelRdt").is_some());
+    refuse("mounts[idmap]", has_idmapped_mount(spec));
     refuse("linux.personality.flags", at("/linux/personality/flags").is_some());
-    refuse("linux.namespaces[user]", has_user_namespace(spec));
     refuse("linux.resources.rdma", at("/linux/resources/rdma").is_some());
     refuse(
         "linux.resources.unified",
@@ -36,10 +34,15 @@ pub fn unsupported(spec: &Value) -> Vec<String> {
     fields
 }
 
-/// Joining a container's user namespace for `exec` is not in libcontainer, and an exec outside of it would be root on the host.
-fn has_user_namespace(spec: &Value) -> bool {
-    let namespaces = spec.pointer("/linux/namespaces").and_then(Value::as_array);
-    namespaces.into_iter().flatten().any(|namespace| namespace.get("type").and_then(Value::as_str) == Some("user"))
+/// A mount that shows other owners than the files have.
+fn has_idmapped_mount(spec: &Value) -> bool {
+    let mounts = spec.get("mounts").and_then(Value::as_array);
+    mounts.into_iter().flatten().any(|mount| {
+        let options = mount.get("options").and_then(Value::as_array);
+        let maps = |name: &str| mount.get(name).is_some_and(|value| !is_empty(value));
+        let asked = options.into_iter().flatten().any(|option| matches!(option.as_str(), Some("idmap" | "ridmap")));
+        asked || maps("uidMappings") || maps("gidMappings")
+    })
 }
 
 fn apparmor_enabled() -> bool {
@@ -68,8 +71,16 @@ mod tests {
             "process": { "selinuxLabel": "a:b:c", "apparmorProfile": "" },
             "linux": { "intelRdt": { "closID": "x" }, "mountLabel": "", "namespaces": [{ "type": "pid" }, { "type": "user" }], "seccomp": null },
         });
-        assert_eq!(unsupported(&spec), ["process.selinuxLabel", "linux.intelRdt", "linux.namespaces[user]"]);
+        assert_eq!(unsupported(&spec), ["process.selinuxLabel", "linux.intelRdt"]);
         assert_eq!(unsupported(&json!({ "linux": { "namespaces": [{ "type": "pid" }] } })), [""; 0]);
+    }
+
+    #[test]
+    fn a_mount_with_mappings_is_named() {
+        let refused = |mount: Value| unsupported(&json!({ "mounts": [mount] }));
+        assert_eq!(refused(json!({ "options": ["bind", "ridmap"] })), ["mounts[idmap]"]);
+        assert_eq!(refused(json!({ "uidMappings": [{ "containerID": 0 }] })), ["mounts[idmap]"]);
+        assert_eq!(refused(json!({ "options": ["rbind"], "uidMappings": [] })), [""; 0]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::log::Reason;
 use super::loopback;
 use super::record::{Home, Record, Status};
 use super::refuse::unsupported;
+use super::start_hooks::StartHooks;
 use super::verbs::{Context, VerbError, chain, io, refused, remove_leftovers};
 use super::workload::{Workload, go_text};
 use crate::ProcessId;
@@ -50,7 +51,8 @@ impl Context<'_> {
         if fs::symlink_metadata(rootfs.join("dev")).is_ok_and(|meta| meta.is_symlink()) {
             return refused("/dev of the root filesystem is a symbolic link");
         }
-        let workload = self.workload(&spec, spec.get("process").unwrap_or(&Value::Null), true)?;
+        let mut workload = self.workload(&spec, spec.get("process").unwrap_or(&Value::Null), true)?;
+        workload.start_hooks = StartHooks::take_from(&mut spec, id, &bundle);
         let warnings = bundle::adapt_spec(&mut spec, id);
         self.warn(&warnings);
         fs::create_dir_all(&self.global.root).map_err(io("state root"))?;
@@ -134,7 +136,15 @@ impl Context<'_> {
         let console = side("height").zip(side("width")).filter(|size| *size != (0, 0));
         let cwd = process.get("cwd").and_then(Value::as_str).filter(|cwd| !cwd.is_empty()).unwrap_or("/");
         let has_own_loopback = is_init && loopback::is_wanted(spec);
-        Ok(Workload { capabilities, cwd: PathBuf::from(cwd), filter, console, is_init, has_own_loopback })
+        Ok(Workload {
+            capabilities,
+            cwd: PathBuf::from(cwd),
+            filter,
+            console,
+            is_init,
+            has_own_loopback,
+            start_hooks: StartHooks::default(),
+        })
     }
 
     /// A session keyring of the container's own, so that it does not hold the keys of whoever started us.

@@ -22,6 +22,8 @@ use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
 use super::caps::Capabilities;
 use super::log::WORKLOAD;
 use super::loopback;
+use super::propagation;
+use super::start_hooks::StartHooks;
 use crate::seccomp::Program;
 
 /// Said when the working folder turns out to be one of the host's.
@@ -38,6 +40,8 @@ pub(super) struct Workload {
     pub(super) cwd: PathBuf,
     /// Loaded before the program is executed.
     pub(super) filter: Option<Program>,
+    /// Run right before the program.
+    pub(super) start_hooks: StartHooks,
     /// Height and width of the terminal.
     pub(super) console: Option<(u16, u16)>,
     /// Whether this is the container's init: its errors after `start` have no other reader than its own stderr.
@@ -76,6 +80,9 @@ impl Workload {
         }
         if self.has_own_loopback {
             loopback::bring_up().map_err(|errno| format!("bring up the loopback device: {errno}"))?;
+        }
+        if self.is_init {
+            propagation::apply(spec)?;
         }
         own_stdio(uid).map_err(|errno| format!("change owner of standard streams: {errno}"))?;
         self.enter_cwd(uid)?;
@@ -168,6 +175,9 @@ impl Workload {
         }
         if let Err(errno) = filter(true) {
             return format!("load seccomp filter: {errno}");
+        }
+        if let Err(text) = self.start_hooks.run() {
+            return text;
         }
         match nix::unistd::execve(&path, &argv, &environment) {
             Ok(never) => match never {},

@@ -6,6 +6,7 @@
 pub mod cases;
 pub mod hostile;
 mod lab;
+pub mod lacks;
 mod spec;
 
 pub use lab::{Container, Lab, Ran, Streams};
@@ -30,7 +31,8 @@ pub fn survive_hostile_cases(runtime: &crate::Runtime, known_weak: &[&str]) -> V
 }
 
 /// One test per case of [`contract::cases`](crate::contract::cases), in a module of the given name; `hostile` in front
-/// gives those of [`contract::hostile`](crate::contract::hostile).
+/// gives those of [`contract::hostile`](crate::contract::hostile). The module's name is the executor's in the table of
+/// what executors [lack](crate::contract::lacks).
 #[macro_export]
 macro_rules! executor_contract {
     (hostile $module:ident, $runtime:expr) => {
@@ -55,7 +57,12 @@ macro_rules! executor_contract {
             hooks_are_run_with_the_state, sysctls_are_set, a_malformed_user_is_an_error, ids_are_unique,
             the_working_folder_cannot_leave_the_root, the_runtimes_file_cannot_be_written,
             unknown_containers_are_not_found, no_new_privileges_is_as_asked, mounts_are_made, a_seccomp_filter_holds,
-            signals_have_their_defaults,
+            signals_have_their_defaults, a_user_namespace_maps_users, a_user_namespace_is_joined_by_path,
+            an_idmapped_mount_shows_other_owners, a_time_namespace_has_its_offsets, the_scheduler_is_as_asked,
+            the_io_priority_is_as_asked, a_personality_is_as_asked, score_and_umask_are_as_asked,
+            mounts_propagate_as_asked, the_root_propagates_as_asked, options_of_mounts_hold, the_cpu_quota_throttles,
+            labels_that_the_kernel_lacks_are_refused, six_kinds_of_hooks_are_run_in_order,
+            a_failing_hook_of_create_fails_it,
         );
     };
     (@module $cases:ident, $module:ident, $runtime:expr, $($case:ident),* $(,)?) => {
@@ -65,7 +72,9 @@ macro_rules! executor_contract {
 
             $(#[test]
             fn $case() {
-                $crate::contract::$cases::$case(&$crate::contract::Lab::new($runtime));
+                $crate::contract::lacks::run(stringify!($module), stringify!($case), || {
+                    $crate::contract::$cases::$case(&$crate::contract::Lab::new($runtime));
+                });
             })*
         }
     };

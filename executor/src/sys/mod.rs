@@ -54,6 +54,12 @@ pub(crate) fn default_signals() {
     }
 }
 
+/// Writing to a pipe that nobody reads becomes an error, as Rust programs have it, in place of the end of the process.
+pub(crate) fn ignore_broken_pipes() {
+    // SAFETY: no handler is installed, the signal is ignored.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// Puts a seccomp filter on this process and all it will execute.
 pub(crate) fn load_seccomp(program: &crate::seccomp::Program) -> nix::Result<()> {
     #[repr(C)]
@@ -171,4 +177,12 @@ pub(crate) fn set_scheduler(to: &SchedulerAttributes) -> nix::Result<()> {
 pub(crate) fn set_personality(to: libc::c_ulong) -> nix::Result<()> {
     // SAFETY: the call takes an integer.
     Errno::result(unsafe { libc::personality(to) }).map(drop)
+}
+
+/// `ioprio_get(2)` of a process.
+#[cfg(feature = "contract")]
+pub(crate) fn io_priority(pid: i32) -> nix::Result<i64> {
+    const PROCESS: i32 = 1;
+    // SAFETY: the call takes integers.
+    Errno::result(unsafe { libc::syscall(libc::SYS_ioprio_get, PROCESS, pid) })
 }

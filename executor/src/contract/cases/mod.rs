@@ -3,17 +3,21 @@
 
 mod filter;
 mod isolation;
+mod kernel;
 mod life;
 mod limits;
 mod process;
+mod user;
 
 use nix::sys::signal::Signal;
 
 pub use filter::*;
 pub use isolation::*;
+pub use kernel::*;
 pub use life::*;
 pub use limits::*;
 pub use process::*;
+pub use user::*;
 
 const KILL: i32 = Signal::SIGKILL as i32;
 const TERM: i32 = Signal::SIGTERM as i32;
