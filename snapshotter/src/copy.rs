@@ -48,6 +48,7 @@ impl Native {
         parent: Option<&str>,
         labels: &Labels,
     ) -> Result<Vec<Mount>, SnapshotError> {
+        records::check_labels(NAME, labels)?;
         self.records.check_new(key)?;
         let chain = self.records.chain(parent)?;
         let claim = self.folders.claim()?;

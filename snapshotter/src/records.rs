@@ -241,6 +241,17 @@ pub(crate) fn check_rebase(key: &str, record: &BackendSnapshotRecord, parent: &s
     Err(SnapshotError::CannotRebase { key: key.to_owned(), parent: parent.to_owned(), why: "it has one" })
 }
 
+/// Labels by which a client asks for other owners of files than those on disk.
+const REMAP_LABELS: [&str; 2] = ["containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping"];
+
+/// Whether a driver can do what the labels ask for. Files of the wrong owners would be worse than none.
+pub(crate) fn check_labels(driver: &str, labels: &Labels) -> Result<(), SnapshotError> {
+    match REMAP_LABELS.into_iter().find(|label| labels.contains_key(*label)) {
+        Some(label) => Err(SnapshotError::UnsupportedLabel { label: label.to_owned(), driver: driver.to_owned() }),
+        None => Ok(()),
+    }
+}
+
 pub(crate) fn check_key(key: &str) -> Result<(), SnapshotError> {
     let bad = |why| Err(SnapshotError::InvalidKey { key: key.chars().take(64).collect(), why });
     match key {

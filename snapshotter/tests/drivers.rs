@@ -421,12 +421,17 @@ fn numbers_are_not_used_again() {
 #[test]
 fn what_is_not_done_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let driver = overlay(dir.path());
-    for label in ["containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping"] {
-        let labels = Labels::from([(label.to_owned(), "0:1000:65536".to_owned())]);
-        let error = driver.prepare("key", None, &labels).unwrap_err();
-        assert!(matches!(error, SnapshotError::UnsupportedLabel { .. }));
-        assert_eq!(error.kind(), Kind::Unimplemented);
+    let store = store(dir.path());
+    let overlay = Overlay::open(&dir.path().join("overlayfs"), store.clone(), Options::default()).unwrap();
+    let native = Native::open(&dir.path().join("native"), store).unwrap();
+    let drivers: [&dyn Snapshotter; 2] = [&overlay, &native];
+    for driver in drivers {
+        for label in ["containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping"] {
+            let labels = Labels::from([(label.to_owned(), "0:1000:65536".to_owned())]);
+            let error = driver.prepare("key", None, &labels).unwrap_err();
+            assert!(matches!(error, SnapshotError::UnsupportedLabel { .. }));
+            assert_eq!(error.kind(), Kind::Unimplemented);
+        }
     }
 }
 

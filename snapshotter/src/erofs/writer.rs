@@ -11,7 +11,7 @@ use super::finish::{Written, finish};
 use super::format::{Layout, device, has_place_for, kind, type_bits, xattrs};
 use super::image::{Image, Looks, Placed};
 use super::tree::{Entry as Name, FolderId, FolderLooks, Lost, ROOT, Tree};
-use crate::fs::xattrs::OverlayPrefix;
+use crate::fs::xattrs::{OverlayPrefix, Xattrs};
 use crate::fs::{Lowers, file_type, is_private, is_whiteout, mtime, names};
 use crate::layer::archive::{Archive, Entry, EntryKind, Sparse};
 use crate::layer::path::LayerPath;
@@ -368,7 +368,7 @@ impl Writer {
     }
 
     /// The attributes that belong into a layer.
-    fn kept_xattrs(&mut self, entry: &Entry) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Failure> {
+    fn kept_xattrs(&mut self, entry: &Entry) -> Result<Xattrs, Failure> {
         let mut kept = Vec::with_capacity(entry.xattrs.len());
         for (key, value) in &entry.xattrs {
             if key.is_empty() || key.contains(&0) {

@@ -44,9 +44,6 @@ use images::Images;
 /// The name that clients choose this driver by.
 pub const NAME: &str = "overlayfs";
 
-/// Labels by which a client asks for other owners of files than those on disk.
-const REMAP_LABELS: [&str; 2] = ["containerd.io/snapshot/uidmapping", "containerd.io/snapshot/gidmapping"];
-
 /// How the layers of images are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LayerFormat {
@@ -135,9 +132,7 @@ impl Overlay {
         parent: Option<&str>,
         labels: &Labels,
     ) -> Result<Vec<Mount>, SnapshotError> {
-        if let Some(label) = REMAP_LABELS.into_iter().find(|label| labels.contains_key(*label)) {
-            return Err(SnapshotError::UnsupportedLabel { label: label.to_owned(), driver: NAME.to_owned() });
-        }
+        records::check_labels(NAME, labels)?;
         self.records.check_new(key)?;
         let chain = self.records.chain(parent)?;
         self.images.show(&self.folders, &chain)?;
