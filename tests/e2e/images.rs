@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use harness::image::BUSYBOX_NAME;
-use harness::{Gantryd, Registry, busybox_archive};
+use harness::{Gantryd, Registry};
 
 fn text(path: &Path) -> String {
     path.display().to_string()

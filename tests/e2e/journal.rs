@@ -36,6 +36,9 @@ fn events_are_heard_later_and_gaps_are_said() -> anyhow::Result<()> {
     })?;
     let since = kept(&daemon, &["--since", "1h", "topic==\"/containers/delete\""])?;
     ensure!(since.iter().filter(|event| event["topic"].is_string()).count() == 1, "{since:#?}");
-    ensure!(daemon.gantry(&["events", "--no-follow", "--cursor", "nonsense"])?.failed()?.contains("cursor"), "no cursor");
+    ensure!(
+        daemon.gantry(&["events", "--no-follow", "--cursor", "nonsense"])?.failed()?.contains("cursor"),
+        "no cursor"
+    );
     Ok(())
 }

@@ -62,7 +62,7 @@ fn a_containerd_is_taken_over_and_that_can_be_taken_back() -> anyhow::Result<()>
         ensure!(after == *before, "{list:?}: {before:?} became {after:?}");
     }
     let shown = |listed: &str| {
-        let mut lines: Vec<String> = listed.lines().map(|line| sorted_labels(line)).collect();
+        let mut lines: Vec<String> = listed.lines().map(sorted_labels).collect();
         lines.sort();
         lines
     };

@@ -117,6 +117,14 @@ impl Node {
         self.runtime.block_on(work)
     }
 
+    /// Begins a call and does not wait for it.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.runtime.spawn(work)
+    }
+
     /// The client for pods and containers.
     pub fn pods(&self) -> RuntimeServiceClient<Connection> {
         self.client.pods()
@@ -291,4 +299,17 @@ pub fn container_config(name: &str, command: &[&str]) -> wire::ContainerConfig {
 /// The code with which a call was refused; `Ok` if it was not.
 pub fn code<T>(answer: Result<Response<T>, Status>) -> Code {
     answer.map_or_else(|status| status.code(), |_| Code::Ok)
+}
+
+/// A connection to an address inside of a network namespace. A thread of its own enters it, connects, and ends.
+///
+/// # Errors
+/// When it cannot be entered, or nobody listens.
+pub fn dial(netns: &Path, address: &str) -> anyhow::Result<std::net::TcpStream> {
+    let (netns, address) = (std::fs::File::open(netns)?, address.to_owned());
+    let dialling = std::thread::spawn(move || {
+        nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from)?;
+        std::net::TcpStream::connect(address)
+    });
+    Ok(dialling.join().map_err(|_| anyhow::anyhow!("the dialling thread panicked"))??)
 }

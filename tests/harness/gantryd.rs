@@ -52,7 +52,8 @@ impl Gantryd {
         let folder = folder("d")?;
         let config = folder.path().join("config.toml");
         std::fs::write(&config, format!("version = 2\n{text}"))?;
-        let mut daemon = Self { folder, bin: programs::gantry_bin()?, config: Some(config), log_level, netns: None, child: None };
+        let mut daemon =
+            Self { folder, bin: programs::gantry_bin()?, config: Some(config), log_level, netns: None, child: None };
         daemon.launch()?;
         Ok(daemon)
     }
@@ -67,7 +68,8 @@ impl Gantryd {
         std::fs::write(&file, format!("version = 3\n{}", config(folder.path())?))?;
         let netns = folder.path().join("netns");
         std::fs::File::create(&netns)?;
-        let unshare = [format!("--net={}", netns.display()), "ip".into(), "link".into(), "set".into(), "lo".into(), "up".into()];
+        let unshare =
+            [format!("--net={}", netns.display()), "ip".into(), "link".into(), "set".into(), "lo".into(), "up".into()];
         run(&programs::find("unshare")?, &unshare)?.ok()?;
         let mut daemon = Self {
             folder,

@@ -115,7 +115,7 @@ fn lists_are_filtered() -> anyhow::Result<()> {
         (cri::ContainerFilter { id: "nothing".into(), ..base() }, vec![]),
         (cri::ContainerFilter { state: state(ContainerRunning), ..base() }, vec![&running]),
         (cri::ContainerFilter { state: state(ContainerCreated), ..base() }, vec![&created, &elsewhere]),
-        (cri::ContainerFilter { pod_sandbox_id: other.id.clone(), ..base() }, vec![&elsewhere]),
+        (cri::ContainerFilter { pod_sandbox_id: other.id, ..base() }, vec![&elsewhere]),
         (cri::ContainerFilter { pod_sandbox_id: "nothing".into(), ..base() }, vec![]),
         (
             cri::ContainerFilter { label_selector: [("app".to_owned(), "x".to_owned())].into(), ..base() },

@@ -1,6 +1,7 @@
 //! Pods and containers through the generated client, as a kubelet asks for them: one file for each subject.
 
 mod container;
+mod events;
 mod images;
 mod input;
 mod logs;
@@ -11,3 +12,5 @@ mod pods;
 mod recovery;
 mod rig;
 mod security;
+mod stats;
+mod streaming;

@@ -292,7 +292,7 @@ fn a_client_that_goes_away_leaves_no_pod() -> anyhow::Result<()> {
     std::fs::write(node.conf_dir().join("10-pods.conflist"), network)?;
     let request = wire::RunPodSandboxRequest { config: Some(pod_config("gone")), runtime_handler: String::new() };
     let mut client = node.pods();
-    let running = node.wait(async { tokio::spawn(async move { client.run_pod_sandbox(request).await }) });
+    let running = node.spawn(async move { client.run_pod_sandbox(request).await });
     eventually("the plugin runs", || {
         ensure!(begun.exists());
         Ok(())

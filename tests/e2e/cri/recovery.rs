@@ -66,7 +66,7 @@ fn what_ended_while_nobody_looked_is_known() -> anyhow::Result<()> {
         ensure!(node.pod_status(&pod)?.status.context("a status")?.state() == SandboxNotready);
         Ok(())
     })?;
-    let request = wire::ContainerStatusRequest { container_id: container.clone(), verbose: false };
+    let request = wire::ContainerStatusRequest { container_id: container, verbose: false };
     eventually("the container has ended", || {
         let status = node.wait(async { node.pods().container_status(request.clone()).await })?.into_inner().status;
         let status = status.context("a status")?;
@@ -94,7 +94,7 @@ fn a_pod_in_the_making_is_undone() -> anyhow::Result<()> {
     std::fs::write(node.conf_dir().join("10-pods.conflist"), network)?;
     let request = wire::RunPodSandboxRequest { config: Some(pod_config("half")), runtime_handler: String::new() };
     let mut client = node.pods();
-    let running = node.wait(async { tokio::spawn(async move { client.run_pod_sandbox(request).await }) });
+    let running = node.spawn(async move { client.run_pod_sandbox(request).await });
     eventually("the plugin runs", || {
         ensure!(begun.exists());
         Ok(())
@@ -130,7 +130,7 @@ fn killed_at_any_moment_of_many_pods() -> anyhow::Result<()> {
             let config = pod_config(&format!("p{number}"));
             let request = wire::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
             let mut client = node.pods();
-            running.push(node.wait(async { tokio::spawn(async move { client.run_pod_sandbox(request).await }) }));
+            running.push(node.spawn(async move { client.run_pod_sandbox(request).await }));
         }
         // At another point of their making each time.
         std::thread::sleep(std::time::Duration::from_millis(40 * round));
