@@ -252,7 +252,10 @@ mod tests {
         ] {
             assert_eq!(credentials.answer(host).await.unwrap(), answer(kind, user.into(), secret.into()), "{host}");
         }
-        assert!(!format!("{:?}", Credentials::Password { user: "u".into(), password: Secret("p4ss".into()) }).contains("p4ss"));
+        assert!(
+            !format!("{:?}", Credentials::Password { user: "u".into(), password: Secret("p4ss".into()) })
+                .contains("p4ss")
+        );
     }
 
     #[tokio::test]

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use model::platform::Platform;
 use model::Digest;
 use model::digest::chain_ids;
+use model::platform::Platform;
 use proto::services::diff::v1::ApplyRequest;
 use proto::services::images::v1::{GetImageRequest, Image};
 use proto::services::leases::v1::{CreateRequest, DeleteRequest};

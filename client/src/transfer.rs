@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use model::platform::Platform;
 use proto::prost_types::Any;
 use proto::services::streaming::v1::StreamInit;
 use proto::services::transfer::v1::{TransferOptions, TransferRequest};
-use model::platform::Platform;
 use proto::types::transfer::{
     AuthRequest, Data, HttpDebug, ImageExportStream, ImageImportStream, ImageStore, OciRegistry, Progress,
     RegistryResolver, UnpackConfiguration, WindowUpdate,
@@ -172,10 +172,10 @@ impl Client {
         progress: impl FnMut(Progress),
     ) -> Result<(), ClientError> {
         let stream = self.stream("export").await?;
-        let more = names.iter().skip(1).map(|name| proto::types::transfer::ImageReference {
-            name: name.clone(),
-            ..Default::default()
-        });
+        let more = names
+            .iter()
+            .skip(1)
+            .map(|name| proto::types::transfer::ImageReference { name: name.clone(), ..Default::default() });
         let source = ImageStore {
             name: names.first().cloned().unwrap_or_default(),
             extra_references: more.collect(),
@@ -253,11 +253,8 @@ impl Client {
         progress: impl FnMut(Progress),
     ) -> Result<(), ClientError> {
         let stream = self.stream("import").await?;
-        let source = ImageImportStream {
-            stream: stream.id.clone(),
-            force_compress: options.compress,
-            ..Default::default()
-        };
+        let source =
+            ImageImportStream { stream: stream.id.clone(), force_compress: options.compress, ..Default::default() };
         let base = proto::types::transfer::ImageReference {
             name: options.base_name.clone(),
             is_prefix: true,

@@ -37,8 +37,8 @@ use proto::services::transfer::v1::transfer_server::TransferServer;
 use proto::services::version::v1::version_server::VersionServer;
 use sd_notify::NotifyState;
 use snapshotter::{SnapshotError, Snapshotter, copy, overlay};
-use store::{Store, StoreError};
 use store::blob::{BlobError, BlobStore};
+use store::{Store, StoreError};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -57,16 +57,16 @@ use crate::events::{Bus, Subscription};
 use crate::gc::schedule::{self, Trigger};
 use crate::home::{Home, HomeError};
 use crate::images::Images;
+use crate::journal::Journal;
 use crate::meta::content::Sharing;
 use crate::meta::{self, Drivers, Meta};
-use crate::journal::Journal;
 use crate::metrics::{self, Requests};
 use crate::mounts::MountDir;
 use crate::namespaces::Namespaces;
 use crate::plugins::{self, Driver, Plugin};
-use crate::sandboxes::Sandboxes;
 use crate::proxy;
 use crate::restart::Monitor;
+use crate::sandboxes::Sandboxes;
 use crate::serve::{ServeError, serve};
 use crate::settings;
 use crate::socket::{self, SocketError};
@@ -422,7 +422,10 @@ impl App {
             .add_service(sized!(HealthServer, api::health::Health::new(stop.clone(), SERVICES)))
             .add_service(sized!(IntrospectionServer, introspection))
             .add_service(sized!(NamespacesServer, api::namespaces::Service::new(parts.namespaces.clone())))
-            .add_service(sized!(ContainersServer, api::containers::Service::new(parts.containers.clone(), parts.images.clone())))
+            .add_service(sized!(
+                ContainersServer,
+                api::containers::Service::new(parts.containers.clone(), parts.images.clone())
+            ))
             .add_service(sized!(ContentServer, api::content::Service::new(parts.meta.clone())))
             .add_service(sized!(ImagesServer, api::images::Service::new(parts.meta.clone())))
             .add_service(sized!(LeasesServer, api::leases::Service::new(parts.meta.clone())))

@@ -55,9 +55,7 @@ pub fn for_images(config: &Config) -> images::Settings {
     // Zero is the usual value, here too.
     let chunk_bytes = number(&["plugins", TRANSFER, "concurrent_layer_fetch_buffer"]).filter(|bytes| *bytes > 0);
     let parallel = number(&["images", "parallel_chunks"]).filter(|parallel| *parallel > 0);
-    let time = |path: &[&str]| {
-        config.document.text(path).and_then(schema::duration).filter(|time| !time.is_zero())
-    };
+    let time = |path: &[&str]| config.document.text(path).and_then(schema::duration).filter(|time| !time.is_zero());
     let verifiers = &usual.verifiers;
     images::Settings {
         downloads: count(config.transfer.downloads),
@@ -70,7 +68,10 @@ pub fn for_images(config: &Config) -> images::Settings {
         cri_hosts: hosts(config, &[&["plugins", CRI_IMAGES, "registry"], &["plugins", CRI, "registry"]]),
         patience: Patience { silence: time(&["images", "silence"]).unwrap_or(usual.patience.silence) },
         verifiers: Verifiers {
-            folder: config.document.text(&["plugins", VERIFIERS, "bin_dir"]).map_or(verifiers.folder.clone(), Into::into),
+            folder: config
+                .document
+                .text(&["plugins", VERIFIERS, "bin_dir"])
+                .map_or(verifiers.folder.clone(), Into::into),
             // Below zero is without limit.
             limit: match at(&["plugins", VERIFIERS, "max_verifiers"]).and_then(Value::as_integer) {
                 None => verifiers.limit,
@@ -114,7 +115,9 @@ fn hosts(config: &Config, tables: &[&[&str]]) -> Sources {
     let headers = headers.collect();
     match legacy {
         Some(legacy) => {
-            tracing::warn!("the registry keys mirrors, configs and auths are deprecated; hosts.toml files take their place");
+            tracing::warn!(
+                "the registry keys mirrors, configs and auths are deprecated; hosts.toml files take their place"
+            );
             Sources { paths: Vec::new(), legacy, headers }
         }
         None => Sources { paths: DEFAULT_PATHS.map(Into::into).into(), legacy: Legacy::default(), headers },

@@ -94,8 +94,12 @@ pub(crate) async fn run(client: &Client, arguments: Arguments, format: Format) -
             import(client, &archive, &options, format).await
         }
         Command::Export { archive, names, platforms, all_platforms, skip_manifest_json, skip_non_distributable } => {
-            let options =
-                ExportOptions { platforms, all_platforms, skip_compatibility: skip_manifest_json, skip_non_distributable };
+            let options = ExportOptions {
+                platforms,
+                all_platforms,
+                skip_compatibility: skip_manifest_json,
+                skip_non_distributable,
+            };
             let mut show = Show::new(format);
             let tell = |message| show.tell(&message);
             if archive.as_os_str() == "-" {
@@ -140,12 +144,7 @@ pub(crate) async fn run(client: &Client, arguments: Arguments, format: Format) -
     }
 }
 
-async fn import(
-    client: &Client,
-    archive: &Path,
-    options: &ImportOptions,
-    format: Format,
-) -> Result<u8, ClientError> {
+async fn import(client: &Client, archive: &Path, options: &ImportOptions, format: Format) -> Result<u8, ClientError> {
     let failed = || ClientError::io(format!("read {}", archive.display()));
     let mut show = Show::new(format);
     let tell = |message| show.tell(&message);

@@ -123,9 +123,9 @@ fn print(operations: Vec<Operation>, parts: bool, format: Format) {
             row.id.map(|id| id.to_string()).unwrap_or_default(),
             row.kind.clone(),
             row.namespace.clone(),
-            row.name.split_once("sha256:").map_or(row.name.clone(), |(kind, hex)| {
-                format!("{kind}{}", hex.get(..12).unwrap_or(hex))
-            }),
+            row.name
+                .split_once("sha256:")
+                .map_or(row.name.clone(), |(kind, hex)| format!("{kind}{}", hex.get(..12).unwrap_or(hex))),
             row.phase.clone(),
             size(row.done_bytes),
             size(row.total_bytes),

@@ -85,7 +85,8 @@ impl Server for Service {
         &self,
         request: Request<wire::ListOperationsRequest>,
     ) -> Result<Response<wire::ListOperationsResponse>, Status> {
-        unary(request, async |scope, message| Ok(list(&self.operations, &scope.namespace, message.all_namespaces))).await
+        unary(request, async |scope, message| Ok(list(&self.operations, &scope.namespace, message.all_namespaces)))
+            .await
     }
 
     async fn watch(

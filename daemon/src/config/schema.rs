@@ -343,12 +343,13 @@ pub fn whole_name(id: &str) -> Option<&'static str> {
     WHOLE_NAMES.into_iter().find(|name| name.rsplit_once('.').is_some_and(|(_, last)| last == id))
 }
 
-/// What becomes of the key at `path`.
+/// What becomes of the key at `path`: what the first row says that fits it, or leads on from it.
 pub fn judge(path: &[String]) -> Fate {
-    ROWS.iter().find_map(|(row, fate)| fits(row, path).then_some(*fate)).unwrap_or_else(|| {
-        let leads = ROWS.iter().any(|(row, _)| row.len() > path.len() && fits(&row[..path.len()], path));
-        if leads { Fate::Table } else { Fate::Unknown }
-    })
+    let says = |(row, fate): &Row| {
+        let leads = row.len() > path.len() && fits(&row[..path.len()], path);
+        if leads { Some(Fate::Table) } else { fits(row, path).then_some(*fate) }
+    };
+    ROWS.iter().find_map(says).unwrap_or(Fate::Unknown)
 }
 
 fn fits(row: &[&str], path: &[String]) -> bool {
@@ -477,7 +478,9 @@ mod tests {
             (&["plugins", "x"], Fate::Table),
             (&["plugins", "x", "y"], Unsupported("there is no such plugin in this daemon, or it has no such option")),
             (&["plugins", "io.containerd.grpc.v1.cri", "cni", "bin_dir"], Honoured(Type::Text)),
+            (&["plugins", "io.containerd.grpc.v1.cri", "cni"], Fate::Table),
             (&["plugins", "io.containerd.grpc.v1.cri", "cni", "bin"], Unsupported(NO_CRI_KEY)),
+            (&["plugins", CRI, "containerd", "runtimes", "mine", "options"], Fate::Table),
             (&["timeouts", "io.containerd.timeout.task.state"], Honoured(Type::Duration)),
         ] {
             assert_eq!(judge(&path(parts)), fate, "{parts:?}");

@@ -59,7 +59,7 @@ impl Cri {
             drain: Some(command.drain).filter(|drain| !drain.is_zero()),
             given_up,
         };
-        let running = self.inner.tracker.spawn(run.to_the_end(io).in_current_span());
+        let running = self.inner.tracker.spawn(run.until_the_end(io).in_current_span());
         let result = running.await.map_err(|_| CriError::Cancelled);
         drop((guard.disarm(), kill));
         result?
@@ -100,7 +100,7 @@ struct Run {
 }
 
 impl Run {
-    async fn to_the_end(self, io: Io) -> Result<u32, Failure> {
+    async fn until_the_end(self, io: Io) -> Result<u32, Failure> {
         let parent = self.cri.state().join("exec");
         let pipes = Pipes::make(&parent.join(&self.id), io.stdin.is_some(), self.terminal)
             .map_err(|error| CriError::Failed(format!("cannot make pipes for a command: {error}")))?;

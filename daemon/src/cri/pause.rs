@@ -191,7 +191,9 @@ mod tests {
             let pid = Pid::from_raw(child.id().cast_signed());
             let blocked = || {
                 let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-                status.lines().any(|line| line.starts_with("SigBlk:") && !line.ends_with("0000000000000000"))
+                // While it waits for the signals, the kernel shows them as not blocked.
+                let waits = status.lines().any(|line| line.starts_with("State:\tS"));
+                waits || status.lines().any(|line| line.starts_with("SigBlk:") && !line.ends_with("0000000000000000"))
             };
             while !blocked() {
                 assert!(child.try_wait().unwrap().is_none(), "it ended by itself");

@@ -108,7 +108,7 @@ impl Cri {
         self.count_layers(vec![container.clone()], None).await;
         let cri = self.clone();
         let of = container.clone();
-        let sample = blocking::run(move || Some(cri.inner.stats.collector.one(&cri.target(&of)?)?)).await;
+        let sample = blocking::run(move || cri.inner.stats.collector.one(&cri.target(&of)?)).await;
         let stats = self.stats_of(&container, sample.as_ref());
         Ok(wire::ContainerStatsResponse { stats: Some(stats) })
     }

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use model::error::{Classify, Kind};
 pub use model::digest::chain_ids;
+use model::error::{Classify, Kind};
 use model::platform::Platform;
 use model::{Descriptor, Digest};
 use serde::de::IgnoredAny;
@@ -225,7 +225,14 @@ impl From<Descriptor> for RawDescriptor {
     fn from(descriptor: Descriptor) -> Self {
         let annotations = Some(descriptor.annotations).filter(|annotations| !annotations.is_empty());
         let size = i64::try_from(descriptor.size).unwrap_or(i64::MAX);
-        Self { media_type: descriptor.media_type, digest: descriptor.digest, size, annotations, platform: None, urls: None }
+        Self {
+            media_type: descriptor.media_type,
+            digest: descriptor.digest,
+            size,
+            annotations,
+            platform: None,
+            urls: None,
+        }
     }
 }
 
@@ -356,7 +363,8 @@ impl Raw {
                 let config = self.config.ok_or_else(|| missing("config"))?.checked(digest)?;
                 let layers = self.layers.ok_or_else(|| missing("layers"))?;
                 bounded("layers", layers.len(), MAX_LAYERS)?;
-                let urls = layers.iter().filter_map(|layer| Some((layer.digest.clone(), layer.urls.clone()?))).collect();
+                let urls =
+                    layers.iter().filter_map(|layer| Some((layer.digest.clone(), layer.urls.clone()?))).collect();
                 let layers = layers.into_iter().map(|layer| layer.checked(digest)).collect::<Result<_, _>>()?;
                 Ok(Document::Manifest(Manifest { config, layers, urls }))
             }

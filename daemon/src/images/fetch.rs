@@ -218,7 +218,9 @@ impl Images {
             let mut receiver = Receiver { registry, blob, at, item, pieces };
             let received = match incoming {
                 None => Ok(()),
-                Some(incoming) if incoming.is_part && chunks && self.settings.chunks.part(true, at, blob.size).is_some() => {
+                Some(incoming)
+                    if incoming.is_part && chunks && self.settings.chunks.part(true, at, blob.size).is_some() =>
+                {
                     receiver.chunks(self, urls, incoming).await
                 }
                 Some(incoming) => receiver.whole(incoming).await,
@@ -235,12 +237,9 @@ impl Images {
             (Err(ContentError::Digest { got, wanted }), _) => Err(TransferError::Corrupt { host, wanted, got }),
             (Err(error), _) => Err(error.into()),
             (Ok(Written::Cut), Err(error)) => Err(error),
-            (Ok(Written::Cut), Ok(())) => Err(TransferError::Length {
-                host,
-                digest: blob.digest.clone(),
-                got: reached,
-                wanted: blob.size,
-            }),
+            (Ok(Written::Cut), Ok(())) => {
+                Err(TransferError::Length { host, digest: blob.digest.clone(), got: reached, wanted: blob.size })
+            }
         };
         (Attempt { reached, source, outcome }, tell)
     }
@@ -371,7 +370,8 @@ impl<R: Registry> Receiver<'_, R> {
                 pieces.push(piece);
             }
             if got < length {
-                let source = io::Error::new(io::ErrorKind::UnexpectedEof, format!("a part ended after {got} of {length} bytes"));
+                let source =
+                    io::Error::new(io::ErrorKind::UnexpectedEof, format!("a part ended after {got} of {length} bytes"));
                 return Err(broken(&steady.host, blob, &source));
             }
             Ok((steady.host, pieces, permit))

@@ -23,11 +23,11 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use super::archive::ArchiveError;
+use super::arrivals::Arrivals;
 use super::document::{Config, Document, DocumentKind, RawDescriptor, media_type};
 use super::names::{self, ANNOTATION_NAME, ANNOTATION_REF};
 use super::progress::Reporter;
 use super::tree::{Choice, Tree, Walk};
-use super::arrivals::Arrivals;
 use super::{Images, TransferError, Wanted, lease};
 use crate::api::Scope;
 use crate::blocking;

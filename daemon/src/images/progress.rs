@@ -389,7 +389,8 @@ mod tests {
             item.done("complete");
         };
         let last = |_: &()| vec![Progress { event: "Completed".into(), ..Progress::default() }];
-        let (messages, ()) = tokio::join!(outgoing.collect::<Vec<_>>(), reporting(Reporter::default(), Some(channel), work, last));
+        let (messages, ()) =
+            tokio::join!(outgoing.collect::<Vec<_>>(), reporting(Reporter::default(), Some(channel), work, last));
         let messages: Vec<Progress> = messages.iter().map(|any| proto::any::unpack(any).unwrap().unwrap()).collect();
         let events: Vec<&str> = messages.iter().map(|message| message.event.as_str()).collect();
         assert_eq!((events.first(), events.last()), (Some(&"Resolving"), Some(&"Completed")));

@@ -19,13 +19,13 @@ use model::reference::Reference;
 use model::{Descriptor, Digest, Labels};
 use tracing::info;
 
+use super::arrivals::Arrivals;
 use super::document::is_layer;
 use super::fetch::{Fetch, source_label};
 use super::progress::Reporter;
 use super::registry::Registry;
 use super::resolve::{self, Resolved, resolve};
 use super::tree::{Choice, Tree, Walk};
-use super::arrivals::Arrivals;
 use super::{Images, TransferError, Wanted, lease, names};
 use crate::api::Scope;
 use crate::meta::images::{ImageError, ImageUpdate};
@@ -108,11 +108,8 @@ impl Images {
     ) -> Result<Tree, TransferError> {
         let (scope, root) = (held.scope(), resolved.descriptor.digest.clone());
         let mut first = Some(resolved.bytes);
-        let choice = Choice {
-            platforms: &wanted.platforms,
-            all_metadata: wanted.all_metadata,
-            limit: wanted.manifest_limit,
-        };
+        let choice =
+            Choice { platforms: &wanted.platforms, all_metadata: wanted.all_metadata, limit: wanted.manifest_limit };
         let mut walk = Walk::new(name, resolved.descriptor, choice);
         while let Some((descriptor, parents)) = walk.next()? {
             let item = reporter.blob(&descriptor, &parents);

@@ -21,8 +21,8 @@ use model::reference::Reference;
 use model::{Descriptor, Digest};
 use proto::bytes::Bytes;
 
-pub(super) use error::clean;
 pub use error::RegistryError;
+pub(super) use error::clean;
 
 /// Which document of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -142,9 +142,9 @@ impl<'a> Walk<'a> {
             // What is wanted comes first, so that it is not seen as what is not.
             self.queue.extend(chosen.iter().map(|entry| step(entry, true)));
             if self.choice.all_metadata {
-                let others = entries.iter().filter(|entry| {
-                    !chosen.iter().any(|one| one.descriptor.digest == entry.descriptor.digest)
-                });
+                let others = entries
+                    .iter()
+                    .filter(|entry| !chosen.iter().any(|one| one.descriptor.digest == entry.descriptor.digest));
                 self.queue.extend(others.map(|entry| step(entry, false)));
             }
         }

@@ -40,11 +40,7 @@ pub struct Verifiers {
 
 impl Default for Verifiers {
     fn default() -> Self {
-        Self {
-            folder: "/opt/containerd/image-verifier/bin".into(),
-            limit: Some(10),
-            time: Duration::from_secs(10),
-        }
+        Self { folder: "/opt/containerd/image-verifier/bin".into(), limit: Some(10), time: Duration::from_secs(10) }
     }
 }
 
@@ -160,7 +156,7 @@ impl Verifiers {
             return Err(VerifierError::TimedOut { verifier, image: image.to_owned(), time: self.time });
         };
         let status = status.map_err(broken)?;
-        group.is_over();
+        group.end();
         if !complaint.is_empty() {
             tracing::debug!(verifier, said = clean(&complaint), "image verifier");
         }
@@ -186,7 +182,7 @@ async fn read(from: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
 struct Group(Option<u32>);
 
 impl Group {
-    fn is_over(mut self) {
+    fn end(mut self) {
         self.0 = None;
     }
 }
@@ -249,7 +245,10 @@ mod tests {
     async fn one_that_refuses_fails_or_hangs_refuses_the_image() {
         let (_folder, all) = verifiers(&[("1", "exit 0"), ("2", "echo not signed; exit 3")]);
         let error = all.judge("a", &descriptor()).await.unwrap_err();
-        assert_eq!((error.kind(), error.to_string()), (Kind::PermissionDenied, "image verifier 2 refused a: not signed".into()));
+        assert_eq!(
+            (error.kind(), error.to_string()),
+            (Kind::PermissionDenied, "image verifier 2 refused a: not signed".into())
+        );
         let few = Verifiers { limit: Some(1), ..all };
         few.judge("a", &descriptor()).await.unwrap();
 

@@ -96,8 +96,7 @@ async fn a_mirror_that_lies_is_left() {
         good
     })
     .await;
-    let hosts =
-        folder("r.example", &format!("server = 'http://{}'\n[host.'http://{}']\n", registry.host, mirror.host));
+    let hosts = folder("r.example", &format!("server = 'http://{}'\n[host.'http://{}']\n", registry.host, mirror.host));
     pull_by(&server, "r.example/a:t", hosts.path()).await.unwrap();
     assert_eq!(registry.blob_requests(&image.layers[0]).len(), 1);
 }

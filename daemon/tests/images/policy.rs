@@ -138,8 +138,7 @@ async fn layers_of_a_failed_pull_are_kept_for_the_next_one() {
         return;
     }
     let mut made = Made::default();
-    let image =
-        made.image("amd64", &[layer(&[("a", &noise(50_000))]), layer(&[("b", &noise(60_000))])], Compress::No);
+    let image = made.image("amd64", &[layer(&[("a", &noise(50_000))]), layer(&[("b", &noise(60_000))])], Compress::No);
     let last = image.layers[1].clone();
     let fake = changed(&made, &image, move |asked, before, good| match asked.is_blob(&last) && before == 0 {
         true => Answer::new(403, "not yet"),

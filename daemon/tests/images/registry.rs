@@ -121,14 +121,17 @@ fn certificates(folder: &Path) {
     let (ca, ca_key) = (at("ca.pem"), at("ca.key"));
     let own = ["req", "-x509", "-subj", "/CN=test authority", "-keyout", &ca_key, "-out", &ca];
     run("openssl", &[&own[..], &kind, &days].concat());
-    for (name, extension) in [("server", "subjectAltName=IP:127.0.0.1,DNS:localhost"), ("client", "extendedKeyUsage=clientAuth")] {
+    for (name, extension) in
+        [("server", "subjectAltName=IP:127.0.0.1,DNS:localhost"), ("client", "extendedKeyUsage=clientAuth")]
+    {
         let (key, request, certificate) =
             (at(&format!("{name}.key")), at(&format!("{name}.csr")), at(&format!("{name}.pem")));
         let subject = format!("/CN={name}");
         run("openssl", &[&["req", "-new", "-subj", &subject, "-keyout", &key, "-out", &request][..], &kind].concat());
         let extensions = at("extensions");
         std::fs::write(&extensions, extension).unwrap();
-        let sign = ["x509", "-req", "-in", &request, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial", "-out", &certificate];
+        let sign =
+            ["x509", "-req", "-in", &request, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial", "-out", &certificate];
         run("openssl", &[&sign[..], &["-extfile", &extensions], &days].concat());
     }
 }

@@ -30,13 +30,7 @@ fn remote(name: &str, hosts: &Path, auth_stream: &str) -> OciRegistry {
 }
 
 /// Pulls or pushes as a user with a password.
-async fn as_user(
-    server: &Server,
-    hosts: &Path,
-    name: &str,
-    password: &str,
-    push: Option<&str>,
-) -> Result<(), Status> {
+async fn as_user(server: &Server, hosts: &Path, name: &str, password: &str, push: Option<&str>) -> Result<(), Status> {
     let id = fresh("auth");
     let mut stream = Stream::open(server, &id).await.unwrap();
     let remote = remote(name, hosts, &id);

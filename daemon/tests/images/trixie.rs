@@ -49,7 +49,8 @@ async fn it_pulls_pushes_tags_exports_and_imports_by_the_daemon() {
     let server = Server::start().await;
     // It asks to unpack only for a platform that is named.
     let unpack = ["--platform", "linux/amd64", "--snapshotter", "overlayfs"];
-    let out = done(&server, &[&["images", "pull", "--local=false", "--plain-http"], &unpack[..], &[&name]].concat()).await;
+    let out =
+        done(&server, &[&["images", "pull", "--local=false", "--plain-http"], &unpack[..], &[&name]].concat()).await;
     assert!(out.contains("Pulling from OCI Registry") && out.contains("saved"), "{out}");
     assert_eq!(image_names(&server).await, [name.as_str()]);
     assert_eq!(snapshots(&server).await.len(), 3);
@@ -77,8 +78,11 @@ async fn it_is_asked_who_it_is() {
     let hosts = tempfile::tempdir().unwrap();
     let folder = hosts.path().join(&registry.host);
     std::fs::create_dir(&folder).unwrap();
-    std::fs::write(folder.join("hosts.toml"), format!("server = 'https://{}'\nca = '{}'\n", registry.host, registry.file("ca.pem")))
-        .unwrap();
+    std::fs::write(
+        folder.join("hosts.toml"),
+        format!("server = 'https://{}'\nca = '{}'\n", registry.host, registry.file("ca.pem")),
+    )
+    .unwrap();
     // This version does not say which folder of hosts it means.
     let daemon = async || {
         let folder = tempfile::tempdir().unwrap();

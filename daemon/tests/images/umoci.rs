@@ -42,7 +42,11 @@ fn tree(folder: &Path) -> BTreeMap<PathBuf, Seen> {
             } else {
                 Vec::new()
             };
-            let dump = std::process::Command::new("getfattr").args(["-h", "-d", "-m", "^(user|security)\\.", "-e", "hex", "--absolute-names"]).arg(&path).output().unwrap();
+            let dump = std::process::Command::new("getfattr")
+                .args(["-h", "-d", "-m", "^(user|security)\\.", "-e", "hex", "--absolute-names"])
+                .arg(&path)
+                .output()
+                .unwrap();
             let extended = String::from_utf8(dump.stdout).unwrap();
             let extended = extended.lines().filter_map(|line| line.split_once('='));
             let extended = extended.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec())).collect();
@@ -115,7 +119,8 @@ async fn trees_and_digests_survive_the_way_there_and_back() {
 
     // The tree as a container would see it.
     let config_chain = snapshots(&server).await.into_iter().find(|one| !one.parent.is_empty()).unwrap().name;
-    let mut layers: Vec<String> = folders(&server, &config_chain).await.iter().map(|path| path.display().to_string()).collect();
+    let mut layers: Vec<String> =
+        folders(&server, &config_chain).await.iter().map(|path| path.display().to_string()).collect();
     layers.push(at("nothing"));
     std::fs::create_dir(work.path().join("nothing")).unwrap();
     let merged = work.path().join("merged");

@@ -255,7 +255,7 @@ impl Making {
         if let Some(wanted) = &mut self.config.image
             && wanted.user_specified_image.is_empty()
         {
-            let by_name = image.names.iter().any(|name| *name == wanted.image) && !wanted.image.starts_with("sha256:");
+            let by_name = image.names.contains(&wanted.image) && !wanted.image.starts_with("sha256:");
             let familiar = image.tags.first().or(image.digests.first()).unwrap_or(&wanted.image);
             wanted.user_specified_image = if by_name { wanted.image.clone() } else { familiar.clone() };
         }

@@ -368,7 +368,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dirs = [folder.path().to_owned()];
         plugin(folder.path(), "one", r#"echo '{"ips":[{"address":"10.0.0.2/24"}]}'"#);
-        plugin(folder.path(), "two", r#"echo "$input" | sed 's/.*"prevResult"://; s/,"type".*//; s/}$//'"#);
+        plugin(folder.path(), "two", r#"echo "$input" | sed 's/.*"prevResult"://; s/,"type".*//'"#);
         let mut network = network("0.4.0");
         add(&subject(), &dirs, &mut network, LIMIT).await.unwrap();
         assert!(network.result.contains("10.0.0.2"), "{}", network.result);

@@ -7,13 +7,13 @@ use proto::nri::{CompoundFieldOwners, Field, FieldOwners};
 /// Two plugins set the same.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("plugins {first:?} and {second:?} both tried to set {what}")]
-pub struct Conflict {
+pub(super) struct Conflict {
     /// Who set it first.
-    pub first: String,
+    pub(super) first: String,
     /// Who wanted to.
-    pub second: String,
+    pub(super) second: String,
     /// What it is.
-    pub what: String,
+    pub(super) what: String,
 }
 
 /// The owners of the parts of one container.

@@ -417,7 +417,7 @@ mod tests {
         let mut cases = vec![PodSandboxConfig::default()];
         for change in [
             |c: &mut PodSandboxConfig| c.hostname = "h".repeat(65),
-            |c: &mut PodSandboxConfig| c.metadata.as_mut().unwrap().uid.clear(),
+            |c: &mut PodSandboxConfig| c.metadata.as_mut().unwrap().name.clear(),
             |c: &mut PodSandboxConfig| {
                 c.port_mappings = vec![PortMapping { host_port: 65536, ..PortMapping::default() }]
             },

@@ -4,6 +4,7 @@
 //! that define the same device make it unusable. They are the administrator's, so what they say is done, but they are bounded.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -217,11 +218,15 @@ fn index(files: &[Vec<(PathBuf, File)>], problems: &mut Vec<String>) -> Devices 
         for (path, file) in folder {
             for device in &file.devices {
                 let name = format!("{}={}", file.kind, device.name);
-                if here.contains_key(&name) {
-                    problems.push(format!("{name} is defined twice"));
-                    here.insert(name, Err("it is defined twice in one folder".into()));
-                } else {
-                    here.insert(name, Ok((path.clone(), device.container_edits.clone())));
+                let twice = format!("{name} is defined twice");
+                match here.entry(name) {
+                    Entry::Occupied(mut known) => {
+                        problems.push(twice);
+                        *known.get_mut() = Err("it is defined twice in one folder".into());
+                    }
+                    Entry::Vacant(free) => {
+                        free.insert(Ok((path.clone(), device.container_edits.clone())));
+                    }
                 }
             }
         }

@@ -118,8 +118,8 @@ fn hugepage_sizes(cgroup_v2: bool) -> Vec<String> {
 /// The name that cgroups have for a size of pages.
 fn page_size(kilobytes: u64) -> String {
     match kilobytes {
-        _ if kilobytes >= 1 << 20 && kilobytes % (1 << 20) == 0 => format!("{}GB", kilobytes >> 20),
-        _ if kilobytes >= 1 << 10 && kilobytes % (1 << 10) == 0 => format!("{}MB", kilobytes >> 10),
+        _ if kilobytes >= 1 << 20 && kilobytes.is_multiple_of(1 << 20) => format!("{}GB", kilobytes >> 20),
+        _ if kilobytes >= 1 << 10 && kilobytes.is_multiple_of(1 << 10) => format!("{}MB", kilobytes >> 10),
         _ => format!("{kilobytes}KB"),
     }
 }

@@ -177,7 +177,9 @@ fn source(path: &Path) -> Result<PathBuf, SpecError> {
             let made = DirBuilder::new().recursive(true).mode(0o755).create(path);
             made.map_err(SpecError::host("make the folder to mount", path))?;
         }
-        found => drop(found.map_err(SpecError::host("find the mount source", path))?),
+        found => {
+            found.map_err(SpecError::host("find the mount source", path))?;
+        }
     }
     fs::canonicalize(path).map_err(SpecError::host("resolve the mount source", path))
 }
@@ -291,7 +293,7 @@ mod tests {
             container_path: "/c".into(),
             host_path: "/etc".into(),
             uid_mappings: ids.clone(),
-            gid_mappings: ids.clone(),
+            gid_mappings: ids,
             ..Mount::default()
         };
         let made = bind(&mount, place(PRIVATE)).unwrap();

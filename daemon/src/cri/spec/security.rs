@@ -204,7 +204,7 @@ mod tests {
             (LinuxContainerSecurityContext::default(), "", Ok(None)),
             (LinuxContainerSecurityContext::default(), "runtime/default", errno.clone()),
             (LinuxContainerSecurityContext::default(), "nonsense", Err(())),
-            (context(ProfileType::RuntimeDefault, ""), "", errno.clone()),
+            (context(ProfileType::RuntimeDefault, ""), "", errno),
             (context(ProfileType::RuntimeDefault, "x"), "", Err(())),
             (context(ProfileType::Unconfined, ""), "runtime/default", Ok(None)),
             (context(ProfileType::Localhost, &good), "", log.clone()),
@@ -250,7 +250,11 @@ mod tests {
             (&LinuxContainerSecurityContext { privileged: true, ..default.clone() }, &with, Ok(None)),
         ] {
             let found = apparmor(security, host).map_err(drop);
-            assert_eq!(found.as_ref().map(|name| name.as_deref()).map_err(|()| ()), expected, "{security:?}");
+            assert_eq!(
+                found.as_ref().map(|name| name.as_deref()).map_err(|nothing| *nothing),
+                expected,
+                "{security:?}"
+            );
         }
     }
 

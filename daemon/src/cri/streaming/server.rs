@@ -232,6 +232,7 @@ struct Begun {
 }
 
 /// Agrees on what is spoken.
+#[expect(clippy::result_large_err, reason = "the refusal is an answer, made once a connection")]
 fn upgrade(headers: &HeaderMap, session: Session) -> Result<(Response<String>, Begun), Response<String>> {
     let forward = matches!(session, Session::Forward { .. });
     let asked = words(headers, &UPGRADE);

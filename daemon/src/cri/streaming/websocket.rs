@@ -14,7 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::{SinkExt, StreamExt};
 use prost::bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -257,17 +257,27 @@ pub(super) async fn serve_forward<I: AsyncRead + AsyncWrite + Send + Unpin + 'st
         let (output, mut errors) = (channels.output(number), channels.output(number + 1));
         let (pod, backend) = (pod.clone(), backend.clone());
         pairs.spawn(async move {
-            let mut stream = tokio::io::join(input, output);
+            let (mut input, mut output) = (input, output);
             let begun = async {
-                stream.write_all(&port.to_le_bytes()).await?;
+                output.write_all(&port.to_le_bytes()).await?;
                 errors.write_all(&port.to_le_bytes()).await
             };
             if begun.await.is_err() {
                 return;
             }
             let result = match backend.connect(pod.clone(), port).await {
-                Ok(mut socket) => {
-                    copy_bidirectional(&mut stream, &mut socket).await.map(drop).map_err(|error| error.to_string())
+                Ok(socket) => {
+                    let (mut from, mut to) = socket.into_split();
+                    // A client cannot half-close a channel: it is over when the server has no more to say.
+                    let feeding = async {
+                        drop(tokio::io::copy(&mut input, &mut to).await);
+                        drop(to.shutdown().await);
+                        std::future::pending::<()>().await;
+                    };
+                    tokio::select! {
+                        copied = tokio::io::copy(&mut from, &mut output) => copied.map(drop).map_err(|error| error.to_string()),
+                        () = feeding => Ok(()),
+                    }
                 }
                 Err(why) => Err(why),
             };

@@ -428,9 +428,8 @@ mod tests {
 
     #[test]
     fn parts_are_asked_for_as_ranges() {
-        let header = |offset, length| {
-            Part { offset, length }.header().map(|(_, value)| value.to_str().unwrap().to_owned())
-        };
+        let header =
+            |offset, length| Part { offset, length }.header().map(|(_, value)| value.to_str().unwrap().to_owned());
         assert_eq!(header(0, None), None);
         assert_eq!(header(7, None).as_deref(), Some("bytes=7-"));
         assert_eq!(header(0, Some(10)).as_deref(), Some("bytes=0-9"));

@@ -121,8 +121,8 @@ impl Endpoint {
         let mut headers = HeaderMap::new();
         for (key, value) in &host.headers {
             let key: HeaderName = key.parse().map_err(|_| setup(format!("{key:?} cannot be the name of a header")))?;
-            let mut value = HeaderValue::from_str(value)
-                .map_err(|_| setup(format!("the value of header {key} cannot be sent")))?;
+            let mut value =
+                HeaderValue::from_str(value).map_err(|_| setup(format!("the value of header {key} cannot be sent")))?;
             // It may be a token.
             value.set_sensitive(true);
             headers.append(key, value);
@@ -150,8 +150,7 @@ impl Endpoint {
             let builder = builder.tls_danger_accept_invalid_certs(host.tls.skip_verify);
             if authorities.is_empty() { builder } else { builder.tls_certs_merge(authorities.iter().cloned()) }
         };
-        let build =
-            |builder: reqwest::ClientBuilder| builder.build().map_err(|source| setup(error::causes(&source)));
+        let build = |builder: reqwest::ClientBuilder| builder.build().map_err(|source| setup(error::causes(&source)));
         let elsewhere = build(trusting(builder()))?;
         let http = match host.tls.identities.first() {
             None => elsewhere.clone(),
@@ -241,11 +240,8 @@ impl Endpoint {
 
     /// Sends a request to where it leads in the end.
     async fn follow(&self, context: &Context, ask: &Ask<'_>, known: &Known) -> Result<Response, RegistryError> {
-        let protocol = |cause: String| RegistryError::Protocol {
-            host: self.name.clone(),
-            what: ask.what.to_owned(),
-            cause,
-        };
+        let protocol =
+            |cause: String| RegistryError::Protocol { host: self.name.clone(), what: ask.what.to_owned(), cause };
         let mut url = ask.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let response = self.once(context, ask, url.clone(), known).await?;
@@ -412,9 +408,7 @@ impl Endpoint {
                 }
             }
             match credentials {
-                Credentials::Password { user, password } => {
-                    http.get(url).basic_auth(user, Some(password.expose()))
-                }
+                Credentials::Password { user, password } => http.get(url).basic_auth(user, Some(password.expose())),
                 _ => http.get(url),
             }
         };

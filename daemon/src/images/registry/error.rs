@@ -119,7 +119,9 @@ pub enum RegistryError {
     #[error(transparent)]
     Hosts(#[from] HostsError),
     /// No host of the configuration may be asked for that.
-    #[error("no host that is configured for {registry} may be asked to {what}; its hosts.toml gives none that capability")]
+    #[error(
+        "no host that is configured for {registry} may be asked to {what}; its hosts.toml gives none that capability"
+    )]
     Nobody {
         /// The registry.
         registry: String,

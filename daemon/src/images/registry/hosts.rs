@@ -243,7 +243,10 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             write(folder.path(), &format!("{name}/hosts.toml"), "[host.\"http://mirror\"]\n");
             let hosts = sources(folder.path()).hosts("r.example:5000", None).unwrap();
-            assert_eq!(hosts.iter().map(|host| host.address.as_str()).collect::<Vec<_>>(), ["mirror", "r.example:5000"]);
+            assert_eq!(
+                hosts.iter().map(|host| host.address.as_str()).collect::<Vec<_>>(),
+                ["mirror", "r.example:5000"]
+            );
         }
     }
 

@@ -245,8 +245,7 @@ impl Upload<'_> {
                 let range = HeaderValue::from_str(&format!("{at}-{}", end - 1)).expect("digits can be sent");
                 let headers = vec![kind.clone(), (CONTENT_RANGE, range)];
                 let body = Body::Bytes(bytes);
-                let answer =
-                    self.send(Method::PATCH, location.clone(), headers, body, StatusCode::ACCEPTED).await?;
+                let answer = self.send(Method::PATCH, location.clone(), headers, body, StatusCode::ACCEPTED).await?;
                 location = self.location(&location, &answer)?;
                 at = end;
             }

@@ -49,7 +49,7 @@ enum Out {
 
 /// The server's side of a connection.
 #[derive(Debug)]
-pub struct Connection {
+pub(in super::super) struct Connection {
     accepted: mpsc::Receiver<Stream>,
     out: mpsc::Sender<Out>,
     ended: CancellationToken,
@@ -60,7 +60,11 @@ pub struct Connection {
 
 impl Connection {
     /// Serves a connection on `io`; its two halves run on `tracker`. It ends by itself when nothing passes for `idle`.
-    pub fn new<I: AsyncRead + AsyncWrite + Send + 'static>(io: I, idle: Duration, tracker: &TaskTracker) -> Self {
+    pub(in super::super) fn new<I: AsyncRead + AsyncWrite + Send + 'static>(
+        io: I,
+        idle: Duration,
+        tracker: &TaskTracker,
+    ) -> Self {
         let (reading, writing) = tokio::io::split(io);
         let (out, outgoing) = mpsc::channel(WRITE_AHEAD);
         let (accept, accepted) = mpsc::channel(ACCEPT_AHEAD);
@@ -91,17 +95,17 @@ impl Connection {
     }
 
     /// The next stream that the peer opens; nothing when the connection is over.
-    pub async fn accept(&mut self) -> Option<Stream> {
+    pub(in super::super) async fn accept(&mut self) -> Option<Stream> {
         self.accepted.recv().await
     }
 
     /// Until the peer has gone.
-    pub async fn ended(&self) {
+    pub(in super::super) async fn ended(&self) {
         self.ended.cancelled().await;
     }
 
     /// Says that no more streams are taken, writes what is left, and waits a short while for the peer to close.
-    pub async fn close(self) {
+    pub(in super::super) async fn close(self) {
         self.closing.store(true, Ordering::Relaxed);
         if self.out.send(Out::Close { last: 0 }).await.is_ok() {
             drop(timeout(LINGER, self.ended.cancelled()).await);
@@ -111,7 +115,7 @@ impl Connection {
 
 /// One stream. Reading gives what the peer sends until it half-closes; shutting down the writing side half-closes ours.
 #[derive(Debug)]
-pub struct Stream {
+pub(in super::super) struct Stream {
     id: u32,
     headers: Pairs,
     incoming: mpsc::Receiver<Bytes>,
@@ -125,12 +129,12 @@ pub struct Stream {
 
 impl Stream {
     /// Its number; odd, and growing within a connection.
-    pub fn id(&self) -> u32 {
+    pub(in super::super) fn id(&self) -> u32 {
         self.id
     }
 
     /// The value of a header it was opened with; names are in lower case.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(in super::super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 

@@ -17,7 +17,7 @@ mod dictionary;
 mod frame;
 mod headers;
 
-pub use connection::{Connection, Stream};
+pub(super) use connection::{Connection, Stream};
 #[cfg(test)]
 pub(super) use frame::{FLAG_FIN, HEADER_LEN, Kind, encode_control, encode_data};
 #[cfg(test)]

@@ -91,7 +91,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Client<I> {
     }
 
     /// Reads until the server says that it is done, or closes.
-    pub(super) async fn to_the_end(&mut self) {
+    pub(super) async fn until_the_end(&mut self) {
         while !self.closed && !self.control.contains(&(Kind::GoAway as u16)) {
             self.frame().await;
         }

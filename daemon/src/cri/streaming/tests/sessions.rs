@@ -28,7 +28,7 @@ async fn exec_over_spdy_carries_all_streams_and_the_exit_code() {
     client.send(stdin, b"one ", false).await;
     client.ping(9).await;
     client.send(stdin, b"two", true).await;
-    client.to_the_end().await;
+    client.until_the_end().await;
     assert_eq!((client.text(stdout).as_str(), client.text(stderr).as_str()), ("one two", "oops\n"));
     let report: serde_json::Value = serde_json::from_str(&client.text(error)).unwrap();
     assert_eq!(report["details"]["causes"][0]["message"], "3");
@@ -42,13 +42,13 @@ async fn old_versions_report_in_plain_text_and_success_by_silence() {
         let path = rig.exec(&["sh", "-c", command], ALL);
         let mut client = Client::connect(rig.address, &path, "v2.channel.k8s.io, channel.k8s.io").await;
         let [error, ..] = open_all(&mut client).await;
-        client.to_the_end().await;
+        client.until_the_end().await;
         assert_eq!(client.text(error), report);
     }
     let path = rig.exec(&["/no/such/program"], ALL);
     let mut client = Client::connect(rig.address, &path, "v1.unknown, v4.channel.k8s.io").await;
     let [error, ..] = open_all(&mut client).await;
-    client.to_the_end().await;
+    client.until_the_end().await;
     assert!(client.text(error).contains("InternalError"), "{}", client.text(error));
 }
 
@@ -68,7 +68,7 @@ async fn megabytes_go_both_ways_at_once() {
         }
     }
     client.send(stdin, b"", true).await;
-    client.to_the_end().await;
+    client.until_the_end().await;
     assert_eq!(client.text(stdout).len(), 4_000_000);
     assert!(client.text(error).contains("Success"));
     assert!(client.control.contains(&9), "windows are opened again");
@@ -83,7 +83,7 @@ async fn a_terminal_hears_of_its_size() {
     let stdout = client.open(&[("streamType", "stdout")]).await;
     let resize = client.open(&[("streamType", "resize")]).await;
     client.send(resize, br#"{"Width":120,"Height":40}"#, false).await;
-    client.to_the_end().await;
+    client.until_the_end().await;
     assert_eq!(client.text(stdout), "120x40");
 }
 

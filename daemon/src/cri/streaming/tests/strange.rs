@@ -44,7 +44,7 @@ async fn streams_that_nobody_asked_for_end_the_session() {
         for kind in kinds {
             client.open(&[("streamType", kind)]).await;
         }
-        client.to_the_end().await;
+        client.until_the_end().await;
         assert!(client.got.is_empty());
     }
 }
@@ -53,7 +53,7 @@ async fn streams_that_nobody_asked_for_end_the_session() {
 async fn a_silent_client_is_left() {
     let rig = Rig::with_idle(Duration::from_millis(50)).await;
     let mut client = Client::connect(rig.address, &rig.forward(&[]), "portforward.k8s.io").await;
-    client.to_the_end().await;
+    client.until_the_end().await;
     assert!(client.closed);
 }
 
@@ -62,7 +62,7 @@ async fn data_for_a_stream_that_was_never_opened_ends_the_connection() {
     let rig = Rig::new().await;
     let mut client = Client::connect(rig.address, &rig.forward(&[]), "portforward.k8s.io").await;
     client.send(5, b"data", false).await;
-    client.to_the_end().await;
+    client.until_the_end().await;
     assert!(client.closed);
 }
 

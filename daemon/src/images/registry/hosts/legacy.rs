@@ -156,7 +156,8 @@ auth = "dTpwYTpzcw=="
         let seen: Vec<_> = hosts.iter().map(|host| (host.address.as_str(), host.path.as_str())).collect();
         assert_eq!(seen, [("127.0.0.1:5000", "/v2"), ("m.example", "/cache/v2"), ("registry-1.docker.io", "/v2")]);
         assert_eq!(hosts[1].tls.identities, [("/cert".into(), Some("/key".into()))]);
-        let password = |user: &str, password: &str| Credentials::Password { user: user.into(), password: Secret::new(password) };
+        let password =
+            |user: &str, password: &str| Credentials::Password { user: user.into(), password: Secret::new(password) };
         assert_eq!(hosts[1].credentials, Some(password("u", "p")));
         assert!(hosts[2].tls.skip_verify);
         let hosts = legacy.hosts("r.example", None);

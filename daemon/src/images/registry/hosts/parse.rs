@@ -13,12 +13,7 @@ use crate::images::registry::scheme::Scheme;
 const KEYS: [&str; 7] = ["capabilities", "ca", "client", "skip_verify", "override_path", "header", "dial_timeout"];
 
 /// The hosts that a file names for `registry`.
-pub(super) fn hosts(
-    file: &Path,
-    text: &str,
-    registry: &str,
-    scheme: Option<Scheme>,
-) -> Result<Vec<Host>, HostsError> {
+pub(super) fn hosts(file: &Path, text: &str, registry: &str, scheme: Option<Scheme>) -> Result<Vec<Host>, HostsError> {
     let malformed = |what: String| HostsError::Malformed { file: file.to_owned(), what };
     let table: Table = text.parse().map_err(|error: toml::de::Error| malformed(error.to_string()))?;
     for key in table.keys() {
@@ -228,7 +223,8 @@ capabilities = ["pull"]
 "#,
         )
         .unwrap();
-        let seen: Vec<_> = hosts.iter().map(|host| (host.address.as_str(), host.path.as_str(), host.is_mirror)).collect();
+        let seen: Vec<_> =
+            hosts.iter().map(|host| (host.address.as_str(), host.path.as_str(), host.is_mirror)).collect();
         assert_eq!(
             seen,
             [
