@@ -8,6 +8,7 @@ use client::transfer::RegistryOptions;
 use model::platform::Platform;
 
 #[derive(Debug, clap::Args)]
+#[group(id = "registry")]
 pub(super) struct Arguments {
     /// Speak plain HTTP to the registry.
     #[arg(long)]

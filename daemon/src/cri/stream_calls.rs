@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::exec::Command;
 use super::state::{Act, Verdict, judge, of_container};
 use super::streaming::{self, Backend, Io, Server, Session, Wanted};
-use super::{Container, Cri, CriError};
+use super::{Container, Cri, CriError, Inner};
 use crate::api::Failure;
 use crate::blocking;
 use crate::ttrpc::attach;
@@ -102,7 +102,7 @@ impl Cri {
             .map_err(|error| failed(&format!("cannot listen on {host}:{} for streaming", stream.port), &error))?;
         let settings = streaming::Settings { tls, idle: stream.idle };
         let (tracker, stop) = (self.inner.tracker.clone(), self.inner.stop.clone());
-        let server = Server::start(listener, settings, Arc::new(self.clone()), tracker, stop)
+        let server = Server::start(listener, settings, Arc::new(Behind(Arc::downgrade(&self.inner))), tracker, stop)
             .map_err(|error| failed("streaming", &error))?;
         tracing::info!(server = ?server, "streaming is served");
         // Called once; a second server would be dropped with its listener.
@@ -178,7 +178,16 @@ impl Cri {
     }
 }
 
-impl Backend for Cri {
+/// The CRI as the streaming server sees it, which is a part of it: it must not keep it alive.
+struct Behind(Weak<Inner>);
+
+impl Behind {
+    fn cri(&self) -> Result<Cri, String> {
+        self.0.upgrade().map(|inner| Cri { inner }).ok_or_else(|| "the daemon is stopping".to_owned())
+    }
+}
+
+impl Backend for Behind {
     fn exec(
         &self,
         container: String,
@@ -186,8 +195,9 @@ impl Backend for Cri {
         wanted: Wanted,
         io: Io,
     ) -> BoxFuture<'static, Result<u32, String>> {
-        let cri = self.clone();
+        let cri = self.cri();
         Box::pin(async move {
+            let cri = cri?;
             let container = cri.usable(&container).map_err(|error| error.to_string())?;
             let command = Command { args: command, terminal: wanted.tty, drain: cri.inner.settings.drain_exec };
             cri.run_command(&container, command, io).await.map_err(|failure| failure.message().to_owned())
@@ -195,14 +205,14 @@ impl Backend for Cri {
     }
 
     fn attach(&self, container: String, wanted: Wanted, io: Io) -> BoxFuture<'static, Result<(), String>> {
-        let cri = self.clone();
-        Box::pin(async move { cri.attach_to(container, wanted, io).await })
+        let cri = self.cri();
+        Box::pin(async move { cri?.attach_to(container, wanted, io).await })
     }
 
     fn connect(&self, pod: String, port: u16) -> BoxFuture<'static, Result<TcpStream, String>> {
-        let cri = self.clone();
+        let cri = self.cri();
         Box::pin(async move {
-            let netns = cri.pod(&pod).map_err(|error| error.to_string())?.record().netns.clone();
+            let netns = cri?.pod(&pod).map_err(|error| error.to_string())?.record().netns.clone();
             let netns = Some(PathBuf::from(netns)).filter(|path| !path.as_os_str().is_empty());
             let dialling = blocking::run(move || streaming::localhost(netns.as_deref(), port)).await;
             let socket = dialling.map_err(|error| error.to_string())?;

@@ -38,10 +38,10 @@ async fn a_second_daemon_on_the_same_folder_or_socket_is_refused() {
 #[tokio::test]
 async fn a_required_plugin_that_is_not_there_stops_the_start() {
     let folder = tempfile::tempdir().unwrap();
-    let name = "io.containerd.grpc.v1.cri".to_owned();
+    let name = "io.containerd.grpc.v1.none".to_owned();
     let config = Config { required_plugins: [name].into(), ..config(folder.path()) };
     let error = App::open(config).await.unwrap_err();
-    assert!(error.to_string().contains("io.containerd.grpc.v1.cri is not there"), "{error}");
+    assert!(error.to_string().contains("io.containerd.grpc.v1.none is not there"), "{error}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, ServiceDescriptor};
 
 use crate::{
-    OWN,
+    ALONE, OWN,
     contract::{CONTRACT, Definitions, OURS},
     our_name,
 };
@@ -14,7 +14,7 @@ use crate::{
 const LEFT_OUT: [(&str, &str); 1] = [("ttrpc.Code/", "codes are plain numbers here; `proto::status` has their names")];
 
 /// What we have and the sources, older than the contract, lack. Fields are `message/field`, methods `service/method`.
-const ADDED: [(&str, &str); 28] = [
+const ADDED: [(&str, &str); 29] = [
     ("containerd.events.ContentCreate/mediaType", "newer than the crates"),
     ("containerd.runc.v1.CheckpointOptions/parent_path", "newer than the crates"),
     ("containerd.services.sandbox.v1.ControllerStartResponse/spec", "newer than the crates"),
@@ -43,6 +43,7 @@ const ADDED: [(&str, &str); 28] = [
     ("runtime.v1.LinuxPodSandboxStats/io", "pressure"),
     ("runtime.v1.RuntimeFeatures/user_namespaces_host_network", "newer than the crate"),
     (OWN, "our own package"),
+    (ALONE, "no crate carries these definitions"),
 ];
 
 /// Where a source says the same in other words.

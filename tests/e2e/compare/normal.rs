@@ -30,7 +30,7 @@ const RULES: &[(&str, &str, &str)] = &[
     (r"done: [0-9.]+[mµ]?s", "done: <duration>", "how long a pull took"),
     (r"UUID: [0-9a-f-]{36}", "UUID: <uuid>", "each daemon has its own"),
     (
-        r"v1\.7\.24\+gantry\.[0-9A-Za-z.-]+\n  Revision: \S+",
+        r"v2\.3\.0\+gantry\.[0-9A-Za-z.-]+\n  Revision: \S+",
         "v2.3.0+gantry.<version>\n  Revision: <revision>",
         "ours changes with each release",
     ),

@@ -19,7 +19,7 @@ pub(super) struct Run {
     /// What runs it; the default one if it is not given.
     #[arg(long, default_value = "")]
     handler: String,
-    /// Lead a port of the node to it: [HOST_IP:]HOST_PORT:CONTAINER_PORT[/udp|/sctp].
+    /// Lead a port of the node to it: `[HOST_IP:]HOST_PORT:CONTAINER_PORT[/udp|/sctp]`.
     #[arg(short, long)]
     publish: Vec<String>,
     /// Use the network of the node.

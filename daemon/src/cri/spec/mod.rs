@@ -1,6 +1,6 @@
 //! The runtime specification of a container: what was asked for, the image, the pod and the machine in, one document out.
 //!
-//! Everything that the machine has to be asked is asked before ([`host`], [`mounts::bind`], [`devices`]) and comes in as a value, so
+//! Everything that the machine has to be asked is asked before ([`host`], [`mounts::bind`], [`mod@devices`]) and comes in as a value, so
 //! each field of a request is a row of a table in the tests. A field that cannot be honoured is refused by name; what Kubernetes
 //! defines as "where the node can" is left out where it cannot. It starts nothing, mounts nothing and keeps nothing.
 
