@@ -1,4 +1,4 @@
-//! The sandbox service: requests into [`Command`]s, [`Answer`]s into responses.
+//! The sandbox service: requests into [`Command`]s, answers into responses.
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 //!
 //! Contents and inodes go into the file as they come ([`image`]); only names are kept in memory ([`tree`]), and are written as folders
 //! at the end. A layer that may be seen on top of others holds whiteouts as overlayfs knows them. What an image cannot hold, or what
-//! would take too much memory, is refused as [`LayerError::NotAsImage`]: such a layer is unpacked into a folder.
+//! would take too much memory, is refused as `LayerError::NotAsImage`: such a layer is unpacked into a folder.
 //!
 //! It mounts nothing, and syncs nothing.
 

@@ -76,10 +76,12 @@ pub(super) async fn blob(
     pieces: Pieces<'_>,
 ) -> Result<(), RegistryError> {
     let what = format!("to take blob {} of {}", blob.digest, context.reference.path());
-    let usual = endpoint.host.is_plain() && !context.trace.is_on();
+    let plain = endpoint.host.is_plain() && !context.trace.is_on();
     let (mut form, mut pause) = (Form::Whole, FIRST_PAUSE);
     let mut at = 1;
     loop {
+        // Passwords are not taken along by the client that streams.
+        let usual = plain && !matches!(endpoint.known().await, Known::Basic(..));
         let sent = match usual {
             true => by_client(context, endpoint, &what, blob, pieces, form).await,
             false => by_requests(context, endpoint, &what, blob, pieces, form).await,
