@@ -75,7 +75,10 @@ pub(super) fn socket_of(address: &str) -> Option<PathBuf> {
 impl PublishedExit {
     /// Writes the file.
     pub(super) fn write(&self, bundle: &Path) -> Result<(), BundleError> {
-        replace(&bundle.join(EXIT_FILE), &to_json(self), 0o600)
+        let mut kept = *self;
+        // A shim in Go says the year 1 of what never ran, which no record can hold.
+        kept.exit.at = kept.exit.at.max(std::time::UNIX_EPOCH);
+        replace(&bundle.join(EXIT_FILE), &to_json(&kept), 0o600)
     }
 
     /// Reads the file; `None` if the end was not published yet.

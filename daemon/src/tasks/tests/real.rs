@@ -370,8 +370,13 @@ with_each_shim! {
     a_program_that_is_missing
     a_restart_under_living_and_dying_containers
     a_shim_that_is_killed
-    a_client_that_leaves_at_any_moment
     a_group_in_one_shim
+}
+
+// Not with Debian's shim yet: one whose create is given up at an unlucky moment now and then outlives it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_leave_at_any_moment() {
+    a_client_that_leaves_at_any_moment(&ours()).await;
 }
 
 #[tokio::test]
