@@ -83,8 +83,7 @@ impl Cri {
     /// Something happened to a container, or to a pod (then `id` is the pod's). Called after it is in the index, for deletions before
     /// it is forgotten. Never waits.
     pub(super) fn happened(&self, what: wire::ContainerEventType, id: &str, pod: &str) {
-        let pods = self.inner.index.all_pods();
-        let status = pods.iter().find(|known| known.id == pod).map(|pod| self.status_of_pod(pod));
+        let status = self.inner.index.known_pod(pod).map(|pod| self.status_of_pod(&pod));
         let containers = self.inner.index.containers_of(pod);
         self.inner.events.tell(wire::ContainerEventResponse {
             container_id: id.to_owned(),

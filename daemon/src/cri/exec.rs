@@ -48,7 +48,7 @@ impl Cri {
     /// # Cancel safety
     /// If the future is dropped, the process is killed, and all is cleaned up in the background.
     pub(super) async fn run_command(&self, container: &Container, command: Command, io: Io) -> Result<u32, Failure> {
-        let (given_up, kill) = (CancellationToken::new(), CancellationToken::new());
+        let given_up = CancellationToken::new();
         let guard = given_up.clone().drop_guard();
         let run = Run {
             cri: self.clone(),
@@ -61,7 +61,8 @@ impl Cri {
         };
         let running = self.inner.tracker.spawn(run.until_the_end(io).in_current_span());
         let result = running.await.map_err(|_| CriError::Cancelled);
-        drop((guard.disarm(), kill));
+        // It has ended: there is nothing left to give up.
+        drop(guard.disarm());
         result?
     }
 

@@ -21,7 +21,8 @@ pub fn new_uuid() -> String {
     [&text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..]].join("-")
 }
 
-fn random<const N: usize>() -> [u8; N] {
+/// Bytes that nobody can guess.
+pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).expect("every kernel has /dev/urandom");
     bytes

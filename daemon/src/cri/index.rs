@@ -98,6 +98,16 @@ impl Index {
         self.maps.read().unwrap_or_else(PoisonError::into_inner).pods.values().cloned().collect()
     }
 
+    /// The pod of exactly this id, also one in the making or on its way out.
+    pub fn known_pod(&self, id: &str) -> Option<Arc<Pod>> {
+        self.maps.read().unwrap_or_else(PoisonError::into_inner).pods.get(id).cloned()
+    }
+
+    /// The container of exactly this id.
+    pub fn known_container(&self, id: &str) -> Option<Arc<Container>> {
+        self.maps.read().unwrap_or_else(PoisonError::into_inner).containers.get(id).cloned()
+    }
+
     /// All containers, by id.
     pub fn containers(&self) -> Vec<Arc<Container>> {
         self.maps.read().unwrap_or_else(PoisonError::into_inner).containers.values().cloned().collect()

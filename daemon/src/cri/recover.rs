@@ -33,7 +33,7 @@ impl Cri {
             self.inner.index.add_pod(&id, record);
         }
         for (id, record) in containers {
-            let pod = self.inner.index.all_pods().into_iter().find(|pod| pod.id == record.pod);
+            let pod = self.inner.index.known_pod(&record.pod);
             let metadata = record.config.as_ref().and_then(|config| config.metadata.clone()).unwrap_or_default();
             let pod = pod.map(|pod| pod.record().metadata()).unwrap_or_default();
             if let Ok(name) = self.inner.names.reserve(names::of_container(&metadata, &pod), &id) {
@@ -54,8 +54,7 @@ impl Cri {
         let containers = futures_util::stream::iter(self.inner.index.containers());
         containers
             .for_each_concurrent(AT_A_TIME, async |container| {
-                let all = self.inner.index.all_pods();
-                let pod = all.into_iter().find(|pod| pod.id == container.record().pod);
+                let pod = self.inner.index.known_pod(&container.record().pod);
                 // Its pod is being undone or removed, and it with it.
                 let pod = pod.filter(|pod| matches!(pod.record().phase(), PodPhase::Running | PodPhase::Stopped));
                 self.recover_container(&container, pod.as_ref()).await;

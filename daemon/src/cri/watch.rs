@@ -71,9 +71,9 @@ impl Cri {
 
     /// The task of a pod or container ended.
     async fn ended(&self, id: &str, ended: Ended) {
-        if let Some(container) = self.inner.index.containers().into_iter().find(|container| container.id == id) {
+        if let Some(container) = self.inner.index.known_container(id) {
             self.container_ended(&container, ended).await;
-        } else if let Some(pod) = self.inner.index.all_pods().into_iter().find(|pod| pod.id == id) {
+        } else if let Some(pod) = self.inner.index.known_pod(id) {
             self.pod_ended(&pod, ended).await;
         } else {
             debug!(id, "the end of a task that is none of ours");

@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::fixtures::Made;
+use crate::fixtures::{Image, Made};
 
 /// A request.
 #[derive(Debug, Clone, Default)]
@@ -214,4 +214,14 @@ async fn serve(connection: TcpStream, decide: impl Fn(&Asked) -> Answer) {
         tokio::time::sleep(Duration::from_secs(3600)).await;
     }
     let _ = connection.shutdown().await;
+}
+
+/// A good registry but for what `change` does to its answers.
+pub async fn changed(
+    made: &Made,
+    image: &Image,
+    change: impl Fn(&Asked, usize, Answer) -> Answer + std::marker::Send + Sync + 'static,
+) -> Fake {
+    let (made, root) = (made.clone(), image.manifest.clone());
+    Fake::start(move |asked, before| change(asked, before, serve_made(&made, &root, asked))).await
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 use tonic::Code;
 
 use crate::client::{Left, contents, image_names, ingests, nothing_left, pull, snapshots};
-use crate::fake::{Answer, Asked, Fake, Send, serve_made, unknown};
+use crate::fake::{Answer, Asked, Fake, Send, changed, serve_made, unknown};
 use crate::fixtures::{Compress, INDEX, Image, MANIFEST, Made, layer, noise, root};
 use crate::server::{Server, refused};
 
@@ -22,16 +22,6 @@ fn large() -> (Made, Image) {
     let mut made = Made::default();
     let image = made.image("amd64", &[layer(&[("noise", &noise(2_000_000))])], Compress::No);
     (made, image)
-}
-
-/// A good registry but for what `change` does to answers.
-async fn changed(
-    made: &Made,
-    image: &Image,
-    change: impl Fn(&Asked, usize, Answer) -> Answer + std::marker::Send + Sync + 'static,
-) -> Fake {
-    let (made, root) = (made.clone(), image.manifest.clone());
-    Fake::start(move |asked, before| change(asked, before, serve_made(&made, &root, asked))).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

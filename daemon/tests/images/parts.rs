@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::client::{image_names, pull, snapshots};
-use crate::fake::{Answer, Asked, Fake, Send, serve_made};
+use crate::fake::{Answer, Asked, Fake, Send, changed};
 use crate::fixtures::{Compress, Image, Made, layer, noise, root};
 use crate::server::Server;
 
@@ -12,15 +12,6 @@ fn huge() -> (Made, Image) {
     let mut made = Made::default();
     let image = made.image("amd64", &[layer(&[("noise", &noise(9_000_000))])], Compress::No);
     (made, image)
-}
-
-async fn changed(
-    made: &Made,
-    image: &Image,
-    change: impl Fn(&Asked, usize, Answer) -> Answer + std::marker::Send + Sync + 'static,
-) -> Fake {
-    let (made, root) = (made.clone(), image.manifest.clone());
-    Fake::start(move |asked, before| change(asked, before, serve_made(&made, &root, asked))).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

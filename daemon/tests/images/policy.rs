@@ -6,7 +6,7 @@ use proto::types::transfer::{AuthResponse, AuthType};
 use tonic::Code;
 
 use crate::client::{Left, image_names, pull, pull_as};
-use crate::fake::{Answer, Asked, Fake, Send, serve_made};
+use crate::fake::{Answer, Asked, Fake, Send, changed};
 use crate::fixtures::{Compress, Image, Made, layer, noise, root};
 use crate::server::{Server, config, refused};
 
@@ -14,15 +14,6 @@ fn made() -> (Made, Image) {
     let mut made = Made::default();
     let image = made.image("amd64", &[layer(&[("noise", &noise(300_000))])], Compress::No);
     (made, image)
-}
-
-async fn changed(
-    made: &Made,
-    image: &Image,
-    change: impl Fn(&Asked, usize, Answer) -> Answer + std::marker::Send + Sync + 'static,
-) -> Fake {
-    let (made, root) = (made.clone(), image.manifest.clone());
-    Fake::start(move |asked, before| change(asked, before, serve_made(&made, &root, asked))).await
 }
 
 /// A daemon that is told this.

@@ -146,7 +146,7 @@ impl Cri {
         })
         .await;
         for (pod, folders) in found {
-            let known = self.inner.index.all_pods().into_iter().find(|known| known.id == pod);
+            let known = self.inner.index.known_pod(&pod);
             let handler = known.map(|known| known.record().handler.clone()).unwrap_or_default();
             let snapshotter = self.inner.settings.snapshotter_of(&handler).to_owned();
             self.release_image_volumes(&pod, &snapshotter, &folders).await;

@@ -61,7 +61,7 @@ impl Cri {
             Err(error) if error.kind() == Kind::NotFound => self.inner.settings.snapshotter.clone(),
             Err(error) => return Err(error.into()),
         };
-        let pod = self.inner.index.all_pods().into_iter().find(|pod| pod.id == record.pod);
+        let pod = self.inner.index.known_pod(&record.pod);
         if let Some(pod) = &pod {
             self.nri_remove(pod, container).await;
         }

@@ -3,11 +3,11 @@
 //! A token is good once, for a minute; it is as long as a key, since it is one.
 
 use std::collections::HashMap;
-use std::io::Read;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::session::Session;
+use crate::cri::id;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -57,11 +57,7 @@ impl Tokens {
 }
 
 fn random() -> String {
-    let mut bytes = [0; RANDOM];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut urandom| urandom.read_exact(&mut bytes))
-        .expect("every machine has /dev/urandom");
-    URL_SAFE_NO_PAD.encode(bytes)
+    URL_SAFE_NO_PAD.encode(id::random::<RANDOM>())
 }
 
 #[cfg(test)]
