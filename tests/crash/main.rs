@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, ensure};
+use harness::Random;
 use store::Read as _;
 use store::check::check;
 use store::tables::BACKEND_SNAPSHOTS;
@@ -30,7 +31,7 @@ const WORKERS: u64 = 4;
 async fn what_was_acknowledged_survives() -> anyhow::Result<()> {
     let kills = std::env::var("GANTRY_KILLS").map_or(Ok(KILLS), |kills| kills.parse())?;
     let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos() as u64;
-    let mut random = Random(seed | 1);
+    let mut random = Random::new(seed);
     let folder = harness::folder("crash")?;
     let ledger = Ledger::default();
     let mut workers: Vec<_> = (0..WORKERS).map(Worker::new).collect();
@@ -80,16 +81,4 @@ pub(crate) fn sound(daemon: &Daemon) -> anyhow::Result<()> {
     }
     ensure!(found == recorded, "folders of snapshots: {found:?}, recorded are {recorded:?}");
     Ok(())
-}
-
-/// xorshift64: enough to choose moments.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }

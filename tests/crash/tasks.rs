@@ -23,7 +23,7 @@ use proto::prost_types::Any;
 use proto::services::events::v1::SubscribeRequest;
 use proto::services::snapshots::v1::RemoveSnapshotRequest;
 
-use super::Random;
+use harness::Random;
 
 /// For how long, unless `GANTRY_TASK_SECONDS` says otherwise.
 const SECONDS: u64 = 35;
@@ -114,7 +114,7 @@ async fn tasks_survive_kills_of_the_daemon_and_of_shims() -> anyhow::Result<()> 
     let mut world = World {
         daemon,
         client,
-        random: Random(seed | 1),
+        random: Random::new(seed),
         lives: Vec::new(),
         next: 0,
         over: Vec::new(),

@@ -5,10 +5,8 @@
 mod initramfs;
 mod machine;
 
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context as _, ensure};
-use harness::{programs, run};
+use harness::emulator::Kernel;
 
 /// What is checked once.
 const ONCE: [&str; 3] = ["host", "serve", "import"];
@@ -36,7 +34,7 @@ fn containers_run_with_cgroup_v2_alone() -> anyhow::Result<()> {
     let folder = harness::folder("guest")?;
     let kernel = Kernel::fetch()?;
     let archive = folder.path().join("initramfs");
-    initramfs::make(folder.path(), &archive, &kernel.overlay).context("make the guest's filesystem")?;
+    initramfs::make(folder.path(), &archive, &kernel).context("make the guest's filesystem")?;
     let console = machine::boot(&kernel.image, &archive, &folder.path().join("console"))?;
     let wrong = wrong(&console);
     ensure!(wrong.is_empty(), "{}\nthe guest's console:\n{console}", wrong.join("\n"));
@@ -61,29 +59,6 @@ fn wrong(console: &str) -> Vec<String> {
         failed.map(|check| format!("{check}: failed")).filter(|line| !wrong.contains(line)).collect::<Vec<_>>(),
     );
     wrong
-}
-
-/// Debian's kernel, unpacked.
-struct Kernel {
-    image: PathBuf,
-    overlay: PathBuf,
-}
-
-impl Kernel {
-    fn fetch() -> anyhow::Result<Self> {
-        let own = std::env::current_exe().context("find this program")?;
-        // target/debug/deps/guest-hash
-        let folder = own.ancestors().nth(3).context("this program is not in a target folder")?.join("guest");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/kernel.sh");
-        run(&script, &[&folder])?.ok().context("the guest's kernel cannot be had")?;
-        let find = |place: &str, name: &str| -> anyhow::Result<PathBuf> {
-            let place = folder.join("kernel").join(place);
-            let found = run(&programs::find("find")?, &[place.as_os_str(), "-name".as_ref(), name.as_ref()])?.ok()?;
-            let first = found.lines().next().with_context(|| format!("no {name} in {}", place.display()))?;
-            Ok(PathBuf::from(first))
-        };
-        Ok(Self { image: find("boot", "vmlinuz-*")?, overlay: find("lib/modules", "overlay.ko")? })
-    }
 }
 
 #[test]

@@ -74,6 +74,22 @@ impl Root {
         Ok(root)
     }
 
+    /// Makes a folder.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn folder(&self, place: &str) -> anyhow::Result<()> {
+        Ok(std::fs::create_dir_all(self.folder.join(place))?)
+    }
+
+    /// Makes a symbolic link at `place`.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn link(&self, target: &str, place: &str) -> anyhow::Result<()> {
+        Ok(symlink(target, self.folder.join(place))?)
+    }
+
     /// Copies a file to `place`.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ pub mod emulator;
 pub mod gantryd;
 pub mod image;
 pub mod programs;
+pub mod random;
 pub mod registry;
 pub mod run;
 
@@ -17,6 +18,7 @@ pub use census::Census;
 pub use containerd::Containerd;
 pub use cri::Node;
 pub use gantryd::Gantryd;
+pub use random::Random;
 pub use registry::Registry;
 pub use run::{Ran, eventually, run};
 

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, ensure};
 use harness::emulator::{Kernel, Root, pack};
-use harness::{programs, run};
+use harness::{Random, programs, run};
 
 use machine::{Disk, Machine};
 use writes::Writes;
@@ -44,7 +44,7 @@ fn what_was_acknowledged_survives_power_cuts() -> anyhow::Result<()> {
     let cuts = std::env::var("GANTRY_POWERCUTS").map_or(Ok(CUTS), |cuts| cuts.parse())?;
     let daemon = std::env::var("GANTRY_POWERCUT_DAEMON").unwrap_or_else(|_| "gantryd".to_owned());
     let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos() as u64 | 1;
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let folder = harness::folder("powercut")?;
     let kernel = Kernel::fetch()?;
     let initramfs = folder.path().join("initramfs");
@@ -145,17 +145,5 @@ impl Life<'_> {
         ensure!(verdict.starts_with("VERDICT bad") || console.contains("SELF-TEST ok"), "no self-test:\n{console}");
         let findings: Vec<&str> = console.lines().filter(|line| line.starts_with("BAD ")).collect();
         Ok((acknowledged.len(), [&[verdict.as_str()], findings.as_slice()].concat().join("\n")))
-    }
-}
-
-/// xorshift64: enough to choose moments.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
     }
 }
