@@ -3,6 +3,7 @@
 //! The defaults are the ones containerd's clients use: fourteen capabilities, the usual mounts, masked and read-only paths, a
 //! namespace of every kind, no devices but the standard ones. Nothing of the caller's environment goes in.
 
+use model::capabilities;
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
@@ -18,23 +19,6 @@ pub const PROCESS_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1
 
 /// The microseconds in which `cpus` is counted.
 const CPU_PERIOD: u64 = 100_000;
-
-const CAPABILITIES: [&str; 14] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_MKNOD",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-];
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -164,7 +148,7 @@ fn process(image: &ProcessConfig, user: &User, wanted: &Wanted) -> Result<Value,
         "args": args,
         "env": environment(&inherited, wanted)?,
         "cwd": cwd,
-        "capabilities": {"bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES},
+        "capabilities": {"bounding": capabilities::DEFAULT, "effective": capabilities::DEFAULT, "permitted": capabilities::DEFAULT},
         "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
         "noNewPrivileges": wanted.no_new_privileges,
     }))

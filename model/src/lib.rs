@@ -3,6 +3,7 @@
 //! Everything here is memory only: no files, clocks, sockets or environment. A string that came from outside is checked
 //! once, here, and travels as a type from then on.
 
+pub mod capabilities;
 pub mod digest;
 pub mod error;
 pub mod filter;

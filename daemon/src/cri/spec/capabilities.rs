@@ -4,28 +4,11 @@
 
 use std::collections::BTreeSet;
 
+use model::capabilities::DEFAULT;
 use proto::cri::Capability;
 use serde_json::{Value, json};
 
 use super::SpecError;
-
-/// What every container has unless it drops them (containerd's contract).
-const DEFAULT: [&str; 14] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_MKNOD",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-];
 
 /// All that there are, by their number in the kernel.
 const ALL: [&str; 41] = [
